@@ -38,3 +38,4 @@ pub use name::{MeshName, NodeName, RealmName, TrustDomain};
 pub use subject::{Place, Role, Scope, Subject};
 pub use tls::{Credentials, Verdict};
 pub use verify::{Refusal, verify};
+pub use rustls::pki_types::{CertificateDer, UnixTime};

@@ -1,0 +1,391 @@
+//! What this node says of itself: records that it signs, stores at the k nearest servers, repeats
+//! while they stand, and withdraws.
+//!
+//! Each publication is a round: sign, look up the nearest, STORE at each. A round's number is its
+//! record's sequence, so an answer that belongs to an earlier round is known by it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use macula_identity::NodeId;
+use rand::Rng;
+
+use super::ask::{Goal, Purpose};
+use super::{Dht, K, LookupId, Output};
+use crate::error::{Code, Fault};
+use crate::key::{Key, Kind, Scope};
+use crate::name::RealmName;
+use crate::record::{self, Record};
+use crate::time::{Deadline, Now};
+use crate::wire::{Contact, message};
+use message::{request, response};
+
+/// How many rounds are under way at a time: a node that renews its certificate signs everything
+/// anew, and shall not send all of it at once.
+const MAX_ROUNDS: usize = 16;
+/// After a round that nobody kept, the next follows this soon, then after twice as long.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// What is announced: a kind, and a name of that kind.
+type Name = (Kind, String);
+
+/// One publication, or a withdrawal.
+#[derive(Clone, Debug)]
+pub(super) struct Round {
+    name: Name,
+    sequence: u64,
+}
+
+/// All that this node announces.
+#[derive(Debug, Default)]
+pub(super) struct Announcements {
+    all: BTreeMap<Name, Announcement>,
+    /// Those that wait, by when they are due.
+    due: BTreeSet<(Instant, Name)>,
+    /// Rounds under way.
+    running: usize,
+    sequence: u64,
+}
+
+#[derive(Debug)]
+struct Announcement {
+    kind: record::Kind,
+    phase: Phase,
+    /// Who was sent the record, and until when it may keep it: whom a withdrawal must reach.
+    holders: BTreeMap<NodeId, (Contact, Instant)>,
+    /// Rounds in a row that nobody kept.
+    failures: u32,
+    /// The round under way has an old certificate; the next follows at once.
+    is_outdated: bool,
+}
+
+#[derive(Debug)]
+enum Phase {
+    Waiting { due: Instant },
+    Finding { sequence: u64, lookup: LookupId, signed: message::SignedRecord },
+    Storing { sequence: u64, waiting: usize, stored: usize, refused: Option<Fault> },
+    Withdrawing { sequence: u64, waiting: usize, deleted: usize },
+}
+
+impl Phase {
+    const fn is_round(&self) -> bool {
+        match self {
+            Self::Finding { .. } | Self::Storing { .. } => true,
+            Self::Waiting { .. } | Self::Withdrawing { .. } => false,
+        }
+    }
+}
+
+impl Announcements {
+    /// When to call [`Dht::start_due_rounds`].
+    pub(super) fn poll_timeout(&self) -> Option<Deadline> {
+        let (at, _) = self.due.first().filter(|_| self.running < MAX_ROUNDS)?;
+        Some(Deadline::new(*at, "record republish"))
+    }
+
+    /// Changes the phase, and gives the one before.
+    fn enter(&mut self, name: &Name, phase: Phase) -> Option<Phase> {
+        let announcement = self.all.get_mut(name)?;
+        if let Phase::Waiting { due } = &phase {
+            self.due.insert((*due, name.clone()));
+        }
+        self.running += usize::from(phase.is_round());
+        let before = std::mem::replace(&mut announcement.phase, phase);
+        self.leave(name, &before);
+        Some(before)
+    }
+
+    fn leave(&mut self, name: &Name, before: &Phase) {
+        self.running -= usize::from(before.is_round());
+        if let Phase::Waiting { due } = before {
+            let is_due_again = matches!(
+                self.all.get(name), Some(Announcement { phase: Phase::Waiting { due: again }, .. })
+                    if again == due
+            );
+            if !is_due_again {
+                self.due.remove(&(*due, name.clone()));
+            }
+        }
+    }
+
+    fn remove(&mut self, name: &Name) {
+        if let Some(announcement) = self.all.remove(name) {
+            self.leave(name, &announcement.phase);
+        }
+    }
+}
+
+impl Dht {
+    /// Says that this peer provides a procedure, or subscribes to patterns that share the
+    /// rendezvous `name`; replaces what it said before under that name, also its withdrawal. Each
+    /// round ends with [`Output::Announced`]. What no storer would take, such as too many patterns,
+    /// is `refused` there at once, and what was announced before stands.
+    pub fn announce(&mut self, now: Now, kind: record::Kind, name: &str) {
+        let name = (kind.key_kind(), name.to_owned());
+        if let Err(fault) = self.sign_next(now, &name, kind.clone(), false) {
+            return self.on_announced(name, 0, Some(fault));
+        }
+        let phase = Phase::Waiting { due: now.instant };
+        if let Some(before) = self.announcements.enter(&name, phase) {
+            self.abandon(&before);
+            let known = self.announcements.all.get_mut(&name).expect("entered just now");
+            known.kind = kind;
+            known.failures = 0;
+        } else {
+            let announcement = Announcement {
+                kind,
+                phase: Phase::Waiting { due: now.instant },
+                holders: BTreeMap::new(),
+                failures: 0,
+                is_outdated: false,
+            };
+            self.announcements.due.insert((now.instant, name.clone()));
+            self.announcements.all.insert(name, announcement);
+        }
+        self.start_due_rounds(now);
+    }
+
+    /// Takes back what was announced, from everybody who may keep it. Ends with
+    /// [`Output::Withdrawn`].
+    pub fn withdraw(&mut self, now: Now, kind: Kind, name: &str) {
+        let name = (kind, name.to_owned());
+        match self.announcements.all.get(&name) {
+            None => return self.on_withdrawn(name, 0),
+            Some(Announcement { phase: Phase::Withdrawing { .. }, .. }) => return,
+            Some(_) => {}
+        }
+        let withdrawal = match kind {
+            Kind::Subscriber => record::Kind::Subscriber { patterns: Vec::new() },
+            Kind::Provider => record::Kind::Provider,
+        };
+        let Ok((sequence, signed)) = self.sign_next(now, &name, withdrawal, true) else {
+            // Without a certificate that stands, the records end with the one before.
+            return self.on_withdrawn(name, 0);
+        };
+        let known = self.announcements.all.get_mut(&name).expect("looked for above");
+        known.holders.retain(|_, (_, until)| *until > now.instant);
+        let holders: Vec<_> = known.holders.values().map(|(contact, _)| contact.clone()).collect();
+        let deleted = usize::from(self.is_server() && self.keep_own(now, &signed).is_ok());
+        let phase = Phase::Withdrawing { sequence, waiting: holders.len(), deleted };
+        if let Some(before) = self.announcements.enter(&name, phase) {
+            self.abandon(&before);
+        }
+        if holders.is_empty() {
+            return self.on_withdrawn(name, deleted);
+        }
+        for holder in holders {
+            let body = request::Body::Delete(message::Delete { record: Some(signed.clone()) });
+            let round = Round { name: name.clone(), sequence };
+            self.send(now, holder, body, Purpose::Round(round));
+        }
+    }
+
+    /// What this node announces, and has not withdrawn.
+    pub fn announced(&self) -> impl Iterator<Item = (Kind, &str)> {
+        let standing =
+            self.announcements.all.iter().filter(|(_, announcement)| {
+                !matches!(announcement.phase, Phase::Withdrawing { .. })
+            });
+        standing.map(|((kind, name), _)| (*kind, name.as_str()))
+    }
+
+    /// Starts the rounds that are due, as many as may be under way.
+    pub(super) fn start_due_rounds(&mut self, now: Now) {
+        while self.announcements.running < MAX_ROUNDS
+            && let Some((at, name)) = self.announcements.due.first()
+            && *at <= now.instant
+        {
+            let name = name.clone();
+            self.start_round(now, name);
+        }
+    }
+
+    /// Every announcement is due now.
+    pub(super) fn announce_all(&mut self, now: Now) {
+        self.hasten(now, |announcement| {
+            announcement.is_outdated = announcement.phase.is_round();
+            true
+        });
+    }
+
+    /// Announcements that nobody keeps are due now: somebody has come who may.
+    pub(super) fn announce_unkept(&mut self, now: Now) {
+        self.hasten(now, |announcement| announcement.failures > 0);
+    }
+
+    fn hasten(&mut self, now: Now, mut which: impl FnMut(&mut Announcement) -> bool) {
+        let mut names = Vec::new();
+        for (name, announcement) in &mut self.announcements.all {
+            if which(announcement) && matches!(announcement.phase, Phase::Waiting { .. }) {
+                names.push(name.clone());
+            }
+        }
+        for name in names {
+            self.announcements.enter(&name, Phase::Waiting { due: now.instant });
+        }
+        self.start_due_rounds(now);
+    }
+
+    fn start_round(&mut self, now: Now, name: Name) {
+        let kind = self.announcements.all[&name].kind.clone();
+        let (sequence, signed) = match self.sign_next(now, &name, kind, false) {
+            Ok(signed) => signed,
+            Err(fault) => return self.end_round(now, name, 0, Some(fault)),
+        };
+        let realm = self.my_realm().expect("only a peer's record can be signed").clone();
+        let target = Key::of(&realm, name.0, &name.1);
+        // Told before it starts, since without servers it ends at once.
+        let lookup = LookupId(self.next_lookup);
+        let phase = Phase::Finding { sequence, lookup, signed };
+        self.announcements.enter(&name, phase);
+        let goal = Goal::Round(Round { name, sequence });
+        self.start_lookup(now, target, Scope::Realm(realm), goal);
+    }
+
+    /// The lookup of a round has found who shall keep the record.
+    pub(super) fn on_keepers(&mut self, now: Now, round: &Round, mut keepers: Vec<Contact>) {
+        let Round { name, sequence } = round;
+        let Some(announcement) = self.announcements.all.get(name) else { return };
+        let Phase::Finding { sequence: current, signed, .. } = &announcement.phase else { return };
+        if current != sequence {
+            return;
+        }
+        let signed = signed.clone();
+        let (mut stored, mut refused) = (0, None);
+        if self.is_keeper(name, &keepers) {
+            keepers.truncate(K - 1);
+            match self.keep_own(now, &signed) {
+                Ok(()) => stored = 1,
+                Err(fault) => refused = Some(fault),
+            }
+        }
+        if keepers.is_empty() {
+            return self.end_round(now, name.clone(), stored, refused);
+        }
+        let phase = Phase::Storing { sequence: *sequence, waiting: keepers.len(), stored, refused };
+        self.announcements.enter(name, phase);
+        let until = now.after(self.config.record_ttl);
+        let announcement = self.announcements.all.get_mut(name).expect("looked for above");
+        announcement.holders.retain(|_, (_, until)| *until > now.instant);
+        // Noted as holders before they confirm, which may be lost on the way.
+        let holders = keepers.iter().map(|keeper| (keeper.id, (keeper.clone(), until)));
+        announcement.holders.extend(holders);
+        for keeper in keepers {
+            let body = request::Body::Store(message::Store { record: Some(signed.clone()) });
+            self.send(now, keeper, body, Purpose::Round(round.clone()));
+        }
+    }
+
+    /// Whether this node is itself one of the k nearest servers.
+    fn is_keeper(&self, (kind, name): &Name, keepers: &[Contact]) -> bool {
+        let Some(realm) = self.my_realm().filter(|_| self.is_server()) else { return false };
+        let key = Key::of(realm, *kind, name);
+        keepers
+            .get(K - 1)
+            .is_none_or(|last| key.distance(self.me.identity.id) < key.distance(last.id))
+    }
+
+    /// A node has answered to its part of a round.
+    pub(super) fn on_round_response(
+        &mut self,
+        now: Now,
+        round: &Round,
+        result: Result<response::Body, Fault>,
+    ) {
+        let Some(announcement) = self.announcements.all.get_mut(&round.name) else { return };
+        match &mut announcement.phase {
+            Phase::Storing { sequence, waiting, stored, refused }
+                if *sequence == round.sequence =>
+            {
+                *waiting -= 1;
+                match result {
+                    Ok(response::Body::Stored(message::Stored {})) => *stored += 1,
+                    Ok(_) => *refused = Some(Fault::of(Code::Protocol)),
+                    Err(fault) => *refused = Some(fault),
+                }
+                if *waiting == 0 {
+                    let (stored, refused) = (*stored, refused.take());
+                    self.end_round(now, round.name.clone(), stored, refused);
+                }
+            }
+            Phase::Withdrawing { sequence, waiting, deleted } if *sequence == round.sequence => {
+                *waiting -= 1;
+                let is_deleted = matches!(result, Ok(response::Body::Deleted(message::Deleted {})));
+                *deleted += usize::from(is_deleted);
+                if *waiting == 0 {
+                    let deleted = *deleted;
+                    self.on_withdrawn(round.name.clone(), deleted);
+                }
+            }
+            // Of an earlier round.
+            Phase::Waiting { .. }
+            | Phase::Finding { .. }
+            | Phase::Storing { .. }
+            | Phase::Withdrawing { .. } => {}
+        }
+    }
+
+    fn end_round(&mut self, now: Now, name: Name, stored: usize, refused: Option<Fault>) {
+        let Some(announcement) = self.announcements.all.get_mut(&name) else { return };
+        let period = self.config.record_ttl / 3;
+        announcement.failures = if stored == 0 { announcement.failures + 1 } else { 0 };
+        let pause = match announcement.failures {
+            0 if announcement.is_outdated => Duration::ZERO,
+            // Spread, so that nodes that started together do not stay together.
+            0 => period.mul_f64(self.rng.random_range(0.9..1.0)),
+            failures => period.min(RETRY_AFTER * (1 << failures.min(6) >> 1)),
+        };
+        announcement.is_outdated = false;
+        self.announcements.enter(&name, Phase::Waiting { due: now.after(pause) });
+        self.on_announced(name, stored, refused);
+    }
+
+    fn on_announced(&mut self, (kind, name): Name, stored: usize, refused: Option<Fault>) {
+        self.outputs.push_back(Output::Announced { kind, name, stored, refused });
+    }
+
+    fn on_withdrawn(&mut self, name: Name, deleted: usize) {
+        if let Some(announcement) = self.announcements.all.get(&name)
+            && let Phase::Finding { lookup, .. } = announcement.phase
+        {
+            self.drop_lookup(lookup);
+        }
+        self.announcements.remove(&name);
+        let (kind, name) = name;
+        self.outputs.push_back(Output::Withdrawn { kind, name, deleted });
+    }
+
+    /// A phase was left before its end.
+    fn abandon(&mut self, before: &Phase) {
+        match before {
+            Phase::Finding { lookup, .. } => self.drop_lookup(*lookup),
+            Phase::Waiting { .. } | Phase::Storing { .. } | Phase::Withdrawing { .. } => {}
+        }
+    }
+
+    /// Signs the next record under a name.
+    fn sign_next(
+        &mut self,
+        now: Now,
+        (_, name): &Name,
+        kind: record::Kind,
+        withdrawn: bool,
+    ) -> Result<(u64, message::SignedRecord), Fault> {
+        let realm: RealmName = self.my_realm().cloned().ok_or_else(|| {
+            Fault::new(Code::InvalidRecord, "infrastructure publishes no records")
+        })?;
+        self.announcements.sequence += 1;
+        let sequence = self.announcements.sequence;
+        let ends = (now + self.config.record_ttl).unix_ms;
+        let record = Record {
+            realm,
+            kind,
+            name: name.clone(),
+            incarnation: self.me.incarnation,
+            sequence,
+            expiry_ms: ends.min(self.me.identity.not_after.saturating_mul(1000)),
+            withdrawn,
+        };
+        Ok((sequence, record::sign(&record, &self.me.key, &self.me.chain)?))
+    }
+}

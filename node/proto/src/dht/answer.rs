@@ -1,0 +1,197 @@
+//! What this node answers to the requests of others, and shows of each realm to whom.
+
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use macula_identity::{Identity, NodeId, Place, RealmName};
+use rand::Rng;
+
+use super::{Dht, K, dialable};
+use crate::error::{Code, Fault};
+use crate::key::{Key, Scope};
+use crate::record;
+use crate::time::Now;
+use crate::wire::{Contact, message};
+use message::{request, response};
+
+/// The most bytes of records in one answer; a frame holds a mebibyte.
+const MAX_SHOWN: usize = 512 << 10;
+/// What a record in an answer costs beside its parts: addresses and the lengths of fields.
+const FRAMING: usize = 256;
+
+impl Dht {
+    /// Answers a request of the node at the other end of a verified connection. `observed` is where
+    /// that node is seen to be.
+    ///
+    /// # Errors
+    /// What travels back: `not_a_server`, `realm_mismatch`, `invalid_request`, what is wrong with
+    /// a record, `unknown_request` for what is not the DHT's.
+    pub fn handle_request(
+        &mut self,
+        now: Now,
+        from: &Identity,
+        observed: SocketAddr,
+        body: request::Body,
+    ) -> Result<response::Body, Fault> {
+        self.tables.touch(now.instant, from.id);
+        match body {
+            request::Body::Ping(message::Ping {}) => Ok(response::Body::Pong(message::Pong {})),
+            request::Body::Call(_) => Err(Fault::of(Code::UnknownRequest)),
+            request::Body::FindNode(_)
+            | request::Body::FindValue(_)
+            | request::Body::Store(_)
+            | request::Body::Delete(_)
+                if !self.is_server() =>
+            {
+                Err(Fault::of(Code::NotAServer))
+            }
+            request::Body::FindNode(message::FindNode { target, realm }) => {
+                let target = place(&target)?;
+                let scope = self.scope_shown_to(from, &realm)?;
+                let closest = self.closest_shown_to(from, target, &scope);
+                Ok(response::Body::Nodes(message::Nodes { closest }))
+            }
+            request::Body::FindValue(message::FindValue { key, realm }) => {
+                let key = place(&key)?;
+                let scope = self.scope_shown_to(from, &realm)?;
+                let Scope::Realm(realm) = &scope else {
+                    let because = "a key belongs to a realm, and none is named";
+                    return Err(Fault::new(Code::InvalidRequest, because));
+                };
+                let (records, truncated) = self.records_of(now, key, realm);
+                let closest = self.closest_shown_to(from, key, &scope);
+                Ok(response::Body::Values(message::Values { records, closest, truncated }))
+            }
+            request::Body::Store(message::Store { record }) => self
+                .keep(now, from, observed, record, false)
+                .map(|()| response::Body::Stored(message::Stored {})),
+            request::Body::Delete(message::Delete { record }) => self
+                .keep(now, from, observed, record, true)
+                .map(|()| response::Body::Deleted(message::Deleted {})),
+        }
+    }
+
+    /// Whose servers and records the asker may see: a peer its own realm's, whatever it names;
+    /// infrastructure those of the realm that it names.
+    fn scope_shown_to(&self, from: &Identity, named: &str) -> Result<Scope, Fault> {
+        let scope = match &from.subject.place {
+            Place::Realm(realm) if named.is_empty() || named == realm.as_str() => {
+                Scope::Realm(realm.clone())
+            }
+            Place::Realm(_) => {
+                let because = "a peer asks for its own realm only";
+                return Err(Fault::new(Code::RealmMismatch, because));
+            }
+            Place::Bootstrap | Place::Gateway if named.is_empty() => Scope::Infrastructure,
+            Place::Bootstrap | Place::Gateway => {
+                let realm = named.parse::<RealmName>();
+                let realm =
+                    realm.map_err(|error| Fault::new(Code::InvalidRequest, error.to_string()))?;
+                Scope::Realm(realm)
+            }
+        };
+        match &scope {
+            Scope::Realm(realm) if !self.tables.keeps(realm) => {
+                let because = "this node serves another realm";
+                Err(Fault::new(Code::RealmMismatch, because))
+            }
+            Scope::Realm(_) | Scope::Infrastructure => Ok(scope),
+        }
+    }
+
+    fn closest_shown_to(
+        &self,
+        from: &Identity,
+        target: Key,
+        scope: &Scope,
+    ) -> Vec<message::Contact> {
+        let closest = self.tables.closest(target, scope, K, Some(from.id));
+        closest.iter().map(|contact: &Contact| contact.into()).collect()
+    }
+
+    /// The records under a key, and whether there are more than fit.
+    fn records_of(
+        &mut self,
+        now: Now,
+        key: Key,
+        realm: &RealmName,
+    ) -> (Vec<message::StoredRecord>, bool) {
+        let start = NodeId::from_bytes(self.rng.random());
+        // Withdrawals are shown too, and last: they tell the reader what another storer, which
+        // could not be reached at the time, still shows.
+        let standing = self.store.find(now, key, realm, start).filter(|(_, e)| !e.withdrawn);
+        let withdrawn = self.store.find(now, key, realm, start).filter(|(_, e)| e.withdrawn);
+        let mut records = Vec::new();
+        let mut bytes = 0;
+        for (_, entry) in standing.chain(withdrawn) {
+            bytes += record::size(&entry.signed) + FRAMING;
+            if bytes > MAX_SHOWN {
+                return (records, true);
+            }
+            records.push(message::StoredRecord {
+                record: Some(entry.signed.clone()),
+                addresses: entry.addresses.iter().map(|address| (*address).into()).collect(),
+            });
+        }
+        (records, false)
+    }
+
+    /// Keeps a record that another node brings, or the mark of its withdrawal.
+    fn keep(
+        &mut self,
+        now: Now,
+        from: &Identity,
+        observed: SocketAddr,
+        signed: Option<message::SignedRecord>,
+        withdrawn: bool,
+    ) -> Result<(), Fault> {
+        let kept = signed
+            .ok_or_else(|| Fault::new(Code::InvalidRecord, "there is none in the request"))
+            .and_then(|signed| self.try_keep(now, from, observed, &signed, withdrawn));
+        self.counters.records_refused += u64::from(kept.is_err());
+        kept
+    }
+
+    fn try_keep(
+        &mut self,
+        now: Now,
+        from: &Identity,
+        observed: SocketAddr,
+        signed: &message::SignedRecord,
+        withdrawn: bool,
+    ) -> Result<(), Fault> {
+        let verified = self.verifier.verify(now, signed)?;
+        if !self.tables.keeps(&verified.record.realm) {
+            let because = "this node serves another realm";
+            return Err(Fault::new(Code::RealmMismatch, because));
+        }
+        if verified.record.withdrawn != withdrawn {
+            let because = "STORE brings a record that stands, DELETE one that is withdrawn";
+            return Err(Fault::new(Code::InvalidRecord, because));
+        }
+        let is_own = verified.publisher.id == from.id;
+        if !is_own && !from.subject.role().is_infrastructure() {
+            let because = "a peer stores its own records only";
+            return Err(Fault::new(Code::Unauthorized, because));
+        }
+        // Infrastructure may bring the records of others, for when a storer replicates what it
+        // keeps; it says nothing of where it met them.
+        let observed = SocketAddr::new(observed.ip().to_canonical(), observed.port());
+        let observed = dialable([observed]).pop().filter(|_| is_own);
+        self.store.insert(now, &verified, observed)
+    }
+
+    /// Keeps a record of this node's own.
+    pub(super) fn keep_own(
+        &mut self,
+        now: Now,
+        signed: &message::SignedRecord,
+    ) -> Result<(), Fault> {
+        let verified = self.verifier.verify(now, signed)?;
+        self.store.insert(now, &verified, None)
+    }
+}
+
+fn place(bytes: &Bytes) -> Result<Key, Fault> {
+    Key::try_from(&bytes[..]).map_err(|error| Fault::new(Code::InvalidRequest, error.to_string()))
+}

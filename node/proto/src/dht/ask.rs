@@ -1,0 +1,309 @@
+//! The requests and lookups that this node has under way.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Instant;
+
+use bytes::Bytes;
+use macula_identity::{NodeId, Place};
+
+use super::gather::{Found, Gathered};
+use super::lookup::Lookup;
+use super::{Dht, K, LookupId, Output, RequestId, announce, dialable, is_gone};
+use crate::error::{Code, Fault};
+use crate::key::{Key, Kind, Scope};
+use crate::name::RealmName;
+use crate::time::{Deadline, Now};
+use crate::wire::{Contact, MAX_ADDRESSES, message};
+use message::{request, response};
+
+/// Requests without an answer.
+#[derive(Debug, Default)]
+pub(super) struct Requests {
+    next: u64,
+    /// All have the same timeout and time never goes back, so the first is due first.
+    pending: BTreeMap<RequestId, Pending>,
+    /// When requests of lookups become slow, in order.
+    slow: VecDeque<(Instant, RequestId)>,
+}
+
+#[derive(Debug)]
+struct Pending {
+    to: NodeId,
+    purpose: Purpose,
+    deadline: Instant,
+}
+
+/// What a request is for.
+#[derive(Clone, Debug)]
+pub(super) enum Purpose {
+    /// To see whether the node lives.
+    Ping,
+    /// One step of a lookup, which may have ended meanwhile.
+    Lookup(LookupId),
+    /// One node's part in a round of an announcement or withdrawal.
+    Round(announce::Round),
+}
+
+impl Requests {
+    /// When to call [`Dht::time_out_requests`].
+    pub(super) fn poll_timeout(&self) -> Option<Deadline> {
+        let timeout = self.pending.first_key_value();
+        Deadline::earliest([
+            timeout.map(|(_, pending)| Deadline::new(pending.deadline, "request timeout")),
+            self.slow.front().map(|(at, _)| Deadline::new(*at, "slow request")),
+        ])
+    }
+
+    fn remove(&mut self, id: RequestId) -> Option<Pending> {
+        let pending = self.pending.remove(&id);
+        while let Some((_, first)) = self.slow.front()
+            && !self.pending.contains_key(first)
+        {
+            self.slow.pop_front();
+        }
+        pending
+    }
+}
+
+/// A lookup with what it is for.
+#[derive(Debug)]
+pub(super) struct Running {
+    lookup: Lookup,
+    scope: Scope,
+    goal: Goal,
+}
+
+/// What a lookup is for.
+#[derive(Debug)]
+pub(super) enum Goal {
+    /// The caller wants the nearest nodes.
+    Nodes,
+    /// The caller wants the records.
+    Values(Gathered),
+    /// A round of an announcement wants to know who shall keep it.
+    Round(announce::Round),
+    /// The table of this scope wants filling.
+    Upkeep,
+}
+
+impl Dht {
+    /// Looks for the servers nearest to a place. Ends with [`Output::Found`].
+    pub fn find_nodes(&mut self, now: Now, target: Key, scope: Scope) -> LookupId {
+        self.start_lookup(now, target, scope, Goal::Nodes)
+    }
+
+    /// Looks for a realm's records under a name: asks the k nearest servers, takes this node's own
+    /// store as one more, and merges what they have. Ends with [`Output::Found`]. A peer finds
+    /// nothing in another realm.
+    pub fn find_values(&mut self, now: Now, realm: &RealmName, kind: Kind, name: &str) -> LookupId {
+        let target = Key::of(realm, kind, name);
+        let mut gathered = Gathered::new(realm.clone(), target);
+        let scope = Scope::Realm(realm.clone());
+        if self.serves(&scope) {
+            for (_, entry) in self.store.find(now, target, realm, self.me.identity.id) {
+                let addresses = entry.addresses.clone();
+                gathered.add(now, &mut self.verifier, &entry.signed, addresses);
+            }
+        }
+        self.start_lookup(now, target, scope, Goal::Values(gathered))
+    }
+
+    pub(super) fn start_lookup(
+        &mut self,
+        now: Now,
+        target: Key,
+        scope: Scope,
+        goal: Goal,
+    ) -> LookupId {
+        let id = LookupId(self.next_lookup);
+        self.next_lookup += 1;
+        self.counters.lookups_started += 1;
+        let seeds = self.tables.closest(target, &scope, K, None);
+        let lookup = Lookup::new(target, self.me.identity.id, seeds);
+        self.lookups.insert(id, Running { lookup, scope, goal });
+        self.drive(now, id);
+        id
+    }
+
+    /// Forgets a lookup. Answers that are under way still tell who lives.
+    pub(super) fn drop_lookup(&mut self, id: LookupId) {
+        self.lookups.remove(&id);
+    }
+
+    /// Asks whom the lookup wants asked, and ends it when there is nobody left.
+    fn drive(&mut self, now: Now, id: LookupId) {
+        let Some(running) = self.lookups.get_mut(&id) else { return };
+        let mut to_ask = Vec::new();
+        while let Some(contact) = running.lookup.poll_ask() {
+            to_ask.push(contact);
+        }
+        if running.lookup.is_finished() {
+            let running = self.lookups.remove(&id).expect("looked for above");
+            self.finish(now, id, running);
+            return;
+        }
+        let place = Bytes::copy_from_slice(running.lookup.target().as_bytes());
+        // Realms are named by infrastructure only; of a peer, its certificate says.
+        let realm = match (&running.scope, &self.me.identity.subject.place) {
+            (Scope::Realm(realm), Place::Bootstrap | Place::Gateway) => realm.to_string(),
+            (Scope::Realm(_), Place::Realm(_)) | (Scope::Infrastructure, _) => String::new(),
+        };
+        let body = match running.goal {
+            Goal::Nodes | Goal::Round(_) | Goal::Upkeep => {
+                request::Body::FindNode(message::FindNode { target: place, realm })
+            }
+            Goal::Values(_) => request::Body::FindValue(message::FindValue { key: place, realm }),
+        };
+        for contact in to_ask {
+            let request = self.send(now, contact, body.clone(), Purpose::Lookup(id));
+            self.requests.slow.push_back((now.after(self.config.slow_after), request));
+        }
+    }
+
+    fn finish(&mut self, now: Now, id: LookupId, running: Running) {
+        self.counters.lookups_finished += 1;
+        let Running { lookup, scope, goal } = running;
+        let is_complete = lookup.is_complete() && (lookup.answered() > 0 || self.serves(&scope));
+        let gathered = match goal {
+            Goal::Nodes => None,
+            Goal::Values(gathered) => Some(gathered),
+            Goal::Round(round) => return self.on_keepers(now, &round, lookup.closest()),
+            Goal::Upkeep => return self.on_upkept(now, scope),
+        };
+        let (records, is_truncated) = gathered.map(Gathered::finish).unwrap_or_default();
+        let found = Found {
+            records,
+            closest: lookup.closest(),
+            asked: lookup.asked(),
+            answered: lookup.answered(),
+            complete: is_complete && !is_truncated,
+        };
+        self.outputs.push_back(Output::Found { lookup: id, found });
+    }
+
+    pub(super) fn send(
+        &mut self,
+        now: Now,
+        to: Contact,
+        body: request::Body,
+        purpose: Purpose,
+    ) -> RequestId {
+        let id = RequestId(self.requests.next);
+        self.requests.next += 1;
+        self.counters.requests_sent += 1;
+        let deadline = now.after(self.config.request_timeout);
+        self.requests.pending.insert(id, Pending { to: to.id, purpose, deadline });
+        self.outputs.push_back(Output::Request { id, to, body });
+        id
+    }
+
+    /// Asks a node whether it lives.
+    pub(super) fn ping(&mut self, now: Now, to: Contact) {
+        self.send(now, to, request::Body::Ping(message::Ping {}), Purpose::Ping);
+    }
+
+    /// The answer to a request, or why there is none. What nobody waits for is ignored. A node
+    /// that cannot be reached leaves its table.
+    pub fn handle_response(
+        &mut self,
+        now: Now,
+        id: RequestId,
+        result: Result<response::Body, Fault>,
+    ) {
+        let Some(Pending { to, purpose, .. }) = self.requests.remove(id) else { return };
+        let result = result.and_then(|body| match body {
+            response::Body::Failure(failure) => Err(Fault::new(
+                Code::from_number(failure.code.into()).unwrap_or(Code::Internal),
+                failure.because,
+            )),
+            response::Body::Pong(_)
+            | response::Body::Nodes(_)
+            | response::Body::Values(_)
+            | response::Body::Stored(_)
+            | response::Body::Deleted(_)
+            | response::Body::Answer(_) => Ok(body),
+        });
+        match &result {
+            Err(fault) if is_gone(fault) => self.tables.remove(to),
+            Ok(_) | Err(_) => self.tables.touch(now.instant, to),
+        }
+        self.counters.requests_failed += u64::from(result.is_err());
+        match purpose {
+            Purpose::Ping => {}
+            Purpose::Lookup(lookup) => {
+                self.on_lookup_response(now, lookup, to, result);
+                self.drive(now, lookup);
+            }
+            Purpose::Round(round) => self.on_round_response(now, &round, result),
+        }
+    }
+
+    fn on_lookup_response(
+        &mut self,
+        now: Now,
+        id: LookupId,
+        from: NodeId,
+        result: Result<response::Body, Fault>,
+    ) {
+        let Some(running) = self.lookups.get_mut(&id) else { return };
+        let contacts = match (&mut running.goal, result) {
+            (Goal::Values(gathered), Ok(response::Body::Values(values))) => {
+                let here = self.tables.get(from).map(|contact| contact.addresses.as_slice());
+                let refused =
+                    gathered.add_all(now, &mut self.verifier, values.records, (from, here));
+                self.counters.records_refused += refused;
+                gathered.note_truncated(values.truncated);
+                values.closest
+            }
+            (Goal::Nodes | Goal::Round(_) | Goal::Upkeep, Ok(response::Body::Nodes(nodes))) => {
+                nodes.closest
+            }
+            // An answer to something else, or none.
+            (_, Ok(_) | Err(_)) => return running.lookup.on_failure(from),
+        };
+        let tables = &self.tables;
+        let contacts = contacts.into_iter().filter_map(|contact| {
+            let mut contact = Contact::try_from(contact).ok()?;
+            // Where we met it ourselves comes first: others may be mistaken, or lie.
+            let met = tables.get(contact.id).map(|met| met.addresses.clone()).unwrap_or_default();
+            let told = dialable(contact.addresses);
+            contact.addresses = met.into_iter().chain(told).take(MAX_ADDRESSES).collect();
+            Some(contact)
+        });
+        running.lookup.on_answer(from, contacts);
+    }
+
+    /// Fails the requests whose time is up, and lets lookups ask beside those that are slow.
+    pub(super) fn time_out_requests(&mut self, now: Now) {
+        while let Some((&id, pending)) = self.requests.pending.first_key_value()
+            && pending.deadline <= now.instant
+        {
+            self.outputs.push_back(Output::Cancel { id });
+            let because = format!("no answer within {:?}", self.config.request_timeout);
+            self.handle_response(now, id, Err(Fault::new(Code::Timeout, because)));
+        }
+        while let Some(&(at, id)) = self.requests.slow.front()
+            && at <= now.instant
+        {
+            self.requests.slow.pop_front();
+            let Some(pending) = self.requests.pending.get(&id) else { continue };
+            if let Purpose::Lookup(lookup) = pending.purpose {
+                let node = pending.to;
+                if let Some(running) = self.lookups.get_mut(&lookup) {
+                    running.lookup.on_slow(node);
+                }
+                self.drive(now, lookup);
+            }
+        }
+    }
+
+    /// Fails every request to a node that is gone.
+    pub(super) fn fail_requests_of(&mut self, now: Now, node: NodeId) {
+        let pending = self.requests.pending.iter();
+        let ids: Vec<_> = pending.filter(|(_, p)| p.to == node).map(|(id, _)| *id).collect();
+        for id in ids {
+            let fault = Fault::new(Code::Unreachable, "its connection ended");
+            self.handle_response(now, id, Err(fault));
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! One k-bucket: the nodes at one distance, those seen longest ago first (Kademlia §2.2, §4.1).
+
+use std::time::{Duration, Instant};
+
+use macula_identity::NodeId;
+
+use crate::wire::Contact;
+
+/// How many contacts a bucket holds, and how many nodes hold a record: k of the paper (§2.3),
+/// where twenty are unlikely to fail within an hour.
+pub const K: usize = 20;
+/// How many contacts wait for a place in a full bucket. The newest ones wait.
+const WAITING: usize = 8;
+
+/// A bucket, which holds live contacts as long as they live: in the paper's measurements, who has
+/// been up long stays up.
+#[derive(Debug, Default)]
+pub(crate) struct Bucket {
+    /// Seen longest ago first; at most [`K`].
+    entries: Vec<Entry>,
+    /// In the order of arrival; at most [`WAITING`].
+    waiting: Vec<Entry>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    contact: Contact,
+    seen: Instant,
+    /// A ping to see whether it still lives is under way.
+    is_pinged: bool,
+}
+
+/// What became of a contact.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Inserted {
+    /// It took a free place.
+    New,
+    /// It was there; its addresses are replaced.
+    Known,
+    /// The bucket is full, and it waits. This one, not seen for long, is to be pinged: when it
+    /// does not answer it makes room.
+    Waiting {
+        /// The contact to ping.
+        doubtful: Option<Contact>,
+    },
+}
+
+impl Bucket {
+    /// A contact was met. With `has_room` false it can only wait. Gives also who no longer waits.
+    pub(crate) fn insert(
+        &mut self,
+        now: Instant,
+        contact: Contact,
+        has_room: bool,
+        stale_after: Duration,
+    ) -> (Inserted, Option<NodeId>) {
+        let entry = Entry { contact, seen: now, is_pinged: false };
+        let id = entry.contact.id;
+        if let Some(at) = self.entries.iter().position(|known| known.contact.id == id) {
+            self.entries.remove(at);
+            self.entries.push(entry);
+            return (Inserted::Known, None);
+        }
+        self.waiting.retain(|waiting| waiting.contact.id != id);
+        if has_room && self.entries.len() < K {
+            self.entries.push(entry);
+            return (Inserted::New, None);
+        }
+        let is_crowded = self.waiting.len() >= WAITING;
+        let forgotten = is_crowded.then(|| self.waiting.remove(0).contact.id);
+        self.waiting.push(entry);
+        let oldest = self.entries.first_mut();
+        let doubtful = oldest.filter(|oldest| {
+            !oldest.is_pinged && now.saturating_duration_since(oldest.seen) >= stale_after
+        });
+        let doubtful = doubtful.map(|oldest| {
+            oldest.is_pinged = true;
+            oldest.contact.clone()
+        });
+        (Inserted::Waiting { doubtful }, forgotten)
+    }
+
+    /// The node was heard.
+    pub(crate) fn touch(&mut self, now: Instant, id: NodeId) {
+        if let Some(at) = self.entries.iter().position(|known| known.contact.id == id) {
+            let entry = self.entries.remove(at);
+            self.entries.push(Entry { seen: now, is_pinged: false, ..entry });
+        }
+    }
+
+    /// The node is gone. Of those waiting, the one that came last takes its place.
+    pub(crate) fn remove(&mut self, id: NodeId) {
+        self.waiting.retain(|waiting| waiting.contact.id != id);
+        let Some(at) = self.entries.iter().position(|known| known.contact.id == id) else {
+            return;
+        };
+        self.entries.remove(at);
+        self.entries.extend(self.waiting.pop());
+        self.entries.sort_by_key(|entry| entry.seen);
+    }
+
+    /// The contacts, seen longest ago first.
+    pub(crate) fn contacts(&self) -> impl Iterator<Item = &Contact> {
+        self.entries.iter().map(|entry| &entry.contact)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.entries.is_empty() && self.waiting.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STALE: Duration = Duration::from_secs(60);
+
+    fn contact(n: u8) -> Contact {
+        Contact { id: NodeId::from_bytes([n; 20]), addresses: Vec::new() }
+    }
+
+    fn insert(bucket: &mut Bucket, now: Instant, n: u8) -> Inserted {
+        bucket.insert(now, contact(n), true, STALE).0
+    }
+
+    fn full(now: Instant) -> Bucket {
+        let mut bucket = Bucket::default();
+        for n in 0..20 {
+            assert_eq!(insert(&mut bucket, now, n), Inserted::New);
+        }
+        bucket
+    }
+
+    #[test]
+    fn a_full_bucket_keeps_the_old_and_lets_the_new_wait() {
+        let now = Instant::now();
+        let mut bucket = full(now);
+        let waits = insert(&mut bucket, now, 20);
+        assert_eq!(waits, Inserted::Waiting { doubtful: None });
+        bucket.remove(contact(7).id);
+        assert!(bucket.contacts().any(|known| known.id == contact(20).id));
+        assert_eq!(bucket.len(), K);
+    }
+
+    #[test]
+    fn the_stalest_is_pinged_once_before_it_is_replaced() {
+        let now = Instant::now();
+        let mut bucket = full(now);
+        bucket.touch(now + STALE / 2, contact(0).id);
+        let doubtful = Some(contact(1));
+        assert_eq!(insert(&mut bucket, now + STALE, 20), Inserted::Waiting { doubtful });
+        assert_eq!(insert(&mut bucket, now + STALE, 21), Inserted::Waiting { doubtful: None });
+        bucket.touch(now + STALE, contact(1).id);
+        assert_eq!(bucket.contacts().last(), Some(&contact(1)));
+    }
+
+    #[test]
+    fn those_who_wait_are_bounded_and_the_newest_comes_first() {
+        let now = Instant::now();
+        let mut bucket = full(now);
+        for n in 20..60 {
+            insert(&mut bucket, now, n);
+        }
+        assert_eq!(bucket.waiting.len(), WAITING);
+        bucket.remove(contact(0).id);
+        bucket.remove(contact(0).id);
+        assert_eq!((bucket.len(), bucket.waiting.len()), (K, WAITING - 1));
+        assert!(bucket.contacts().any(|known| known.id == contact(59).id));
+    }
+}

@@ -1,0 +1,556 @@
+//! One node of the mesh, without I/O: the DHT, pub/sub and RPC joined.
+//!
+//! The parts do not know each other. When pub/sub needs to know who subscribes, it says so, and the
+//! engine asks the DHT. The shell drives the engine over real sockets; [`crate`]'s simulation
+//! drives the very same engine in virtual time.
+//!
+//! To drive it: tell it of connections ([`Engine::handle_connected`]), requests, responses and
+//! messages that arrive, and of the time ([`Engine::handle_timeout`] at [`Engine::poll_timeout`]);
+//! give it commands; after each of these, do what [`Engine::poll_output`] says until it is `None`.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use macula_identity::{Identity, NodeId, Place, RealmName};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+use crate::dht::{self, Dht, Found, LookupId, Me, Trust};
+use crate::error::{Code, Fault};
+use crate::key::Kind;
+use crate::name::{ProcedureName, TopicName, TopicPattern};
+use crate::payload::Payload;
+use crate::pubsub::{self, Message, PubSub, PublishId, Subscribers, SubscriptionId};
+use crate::record;
+use crate::rpc::{self, AttemptId, CallId, Incoming, Providers, Rpc};
+use crate::time::{Deadline, Now};
+use crate::wire::{Contact, message};
+
+/// One request of this node to another, until its response or failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RequestId(pub u64);
+
+/// What the shell does.
+#[derive(Debug)]
+pub enum Output {
+    /// Send a request to a node, dialling it if need be; answer with [`Engine::handle_response`].
+    Request {
+        /// Names it in the response.
+        id: RequestId,
+        /// Where to.
+        to: Contact,
+        /// What.
+        body: message::request::Body,
+        /// How long to wait. A call has a deadline of its own, this or shorter.
+        timeout: Duration,
+        /// Whether the request may run twice: if not, it is sent only to a node that is known to be
+        /// alive, or [`Code::Unreachable`] is the answer.
+        repeatable: bool,
+    },
+    /// The response of this request is not wanted any more.
+    Cancel(RequestId),
+    /// This node calls a procedure of its own; answer with [`Engine::handle_response`].
+    Invoke {
+        /// Names it in the response.
+        id: RequestId,
+        /// The call.
+        call: Incoming,
+    },
+    /// Send a message to each of these nodes; [`Engine::contact`] says where they are.
+    Send {
+        /// The subscribers.
+        to: Arc<[NodeId]>,
+        /// The message.
+        message: Arc<Message>,
+    },
+    /// Hand a message to these subscriptions.
+    Deliver {
+        /// Those whose pattern matches.
+        to: Arc<[SubscriptionId]>,
+        /// The message.
+        message: Arc<Message>,
+    },
+    /// Tell these subscriptions that messages were lost before they came here.
+    Gap {
+        /// Every subscription of this node.
+        to: Vec<SubscriptionId>,
+        /// How many messages.
+        missed: u64,
+    },
+    /// A publish is done.
+    Published {
+        /// Which one.
+        id: PublishId,
+        /// To how many subscribers.
+        result: Result<usize, Fault>,
+    },
+    /// A call is done.
+    Returned {
+        /// Which one.
+        id: CallId,
+        /// The answer.
+        result: Result<Payload, Fault>,
+    },
+    /// A record of this node was stored, for the first time or again.
+    Announced {
+        /// A subscriber's or a provider's.
+        kind: Kind,
+        /// The rendezvous or the procedure.
+        name: String,
+        /// At how many nodes; at none, nobody can find it yet.
+        stored: usize,
+        /// Why one of those that refused did so.
+        refused: Option<Fault>,
+    },
+    /// A lookup of the DHT is done. For measurement; the engine has used the result.
+    LookedUp {
+        /// How many nodes it asked.
+        asked: usize,
+        /// Whether the closest nodes have answered.
+        complete: bool,
+    },
+}
+
+/// What to do with a request that arrived.
+#[derive(Debug)]
+pub enum Handled {
+    /// Send this back.
+    Respond(message::response::Body),
+    /// Run the handler of this call, and send back what it answers.
+    Invoke(Incoming),
+}
+
+/// One node.
+#[derive(Debug)]
+pub struct Engine {
+    me: Arc<Me>,
+    realm: Option<RealmName>,
+    dht: Dht,
+    pubsub: PubSub,
+    rpc: Rpc,
+    requests: BTreeMap<RequestId, Purpose>,
+    by_dht: BTreeMap<dht::RequestId, RequestId>,
+    by_attempt: BTreeMap<AttemptId, RequestId>,
+    lookups: BTreeMap<LookupId, (Kind, String)>,
+    next_request: u64,
+    outputs: VecDeque<Output>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Purpose {
+    Dht(dht::RequestId),
+    Attempt(AttemptId),
+}
+
+impl Engine {
+    /// A node that knows nobody yet.
+    #[must_use]
+    pub fn new(config: dht::Config, me: Arc<Me>, trust: Trust, mut rng: StdRng) -> Self {
+        let id = me.identity.id;
+        let realm = match &me.identity.subject.place {
+            Place::Realm(realm) => Some(realm.clone()),
+            Place::Bootstrap | Place::Gateway => None,
+        };
+        let rpc = Rpc::new(id, StdRng::from_seed(rng.random()));
+        let pubsub = PubSub::new(id, me.incarnation);
+        let dht = Dht::new(config, me.clone(), trust, rng);
+        Self {
+            me,
+            realm,
+            dht,
+            pubsub,
+            rpc,
+            requests: BTreeMap::new(),
+            by_dht: BTreeMap::new(),
+            by_attempt: BTreeMap::new(),
+            lookups: BTreeMap::new(),
+            next_request: 1,
+            outputs: VecDeque::new(),
+        }
+    }
+
+    /// This node.
+    #[must_use]
+    pub fn me(&self) -> &Me {
+        &self.me
+    }
+
+    /// The DHT's state, for status and metrics.
+    #[must_use]
+    pub fn dht(&self) -> &Dht {
+        &self.dht
+    }
+
+    /// The subscriptions' state, for status and metrics.
+    #[must_use]
+    pub fn pubsub(&self) -> &PubSub {
+        &self.pubsub
+    }
+
+    /// The calls' state, for status and metrics.
+    #[must_use]
+    pub fn rpc(&self) -> &Rpc {
+        &self.rpc
+    }
+
+    /// Where a subscriber can be reached.
+    #[must_use]
+    pub fn contact(&self, node: NodeId) -> Option<&Contact> {
+        self.pubsub.contact(node)
+    }
+
+    // ---- commands ----
+
+    /// The certificate was renewed. The id stays; what was announced is signed anew.
+    pub fn set_me(&mut self, now: Now, me: Arc<Me>) {
+        assert_eq!(me.identity.id, self.me.identity.id, "a renewal keeps the node id");
+        self.me = me.clone();
+        self.dht.set_me(now, me);
+    }
+
+    /// The bundle has changed.
+    pub fn set_trust(&mut self, trust: Trust) {
+        self.dht.set_trust(trust);
+    }
+
+    /// Publishes; ends with [`Output::Published`].
+    pub fn publish(&mut self, now: Now, id: PublishId, topic: TopicName, payload: Payload) {
+        if let Err(fault) = self.in_a_realm() {
+            self.outputs.push_back(Output::Published { id, result: Err(fault) });
+            return;
+        }
+        self.pubsub.publish(now, id, topic, payload);
+    }
+
+    /// Subscribes. With whether an [`Output::Announced`] of its rendezvous follows.
+    ///
+    /// # Errors
+    /// `too_many`; `unsupported` on infrastructure.
+    pub fn subscribe(&mut self, pattern: TopicPattern) -> Result<(SubscriptionId, bool), Fault> {
+        self.in_a_realm()?;
+        let news = !self.pubsub.subscriptions().any(|(_, other)| *other == pattern);
+        self.pubsub.subscribe(pattern).map(|id| (id, news))
+    }
+
+    /// Ends a subscription.
+    pub fn unsubscribe(&mut self, id: SubscriptionId) {
+        self.pubsub.unsubscribe(id);
+    }
+
+    /// Offers a procedure. With whether an [`Output::Announced`] of it follows.
+    ///
+    /// # Errors
+    /// `too_many`; `unsupported` on infrastructure.
+    pub fn advertise(&mut self, procedure: ProcedureName) -> Result<bool, Fault> {
+        self.in_a_realm()?;
+        let news = !self.rpc.advertised().any(|other| *other == procedure);
+        self.rpc.advertise(procedure).map(|()| news)
+    }
+
+    /// Takes a procedure back.
+    pub fn withdraw(&mut self, procedure: &ProcedureName) {
+        self.rpc.withdraw(procedure);
+    }
+
+    /// Calls; ends with [`Output::Returned`].
+    pub fn call(
+        &mut self,
+        now: Now,
+        id: CallId,
+        procedure: ProcedureName,
+        payload: Payload,
+        timeout: Duration,
+    ) {
+        if let Err(fault) = self.in_a_realm() {
+            self.outputs.push_back(Output::Returned { id, result: Err(fault) });
+            return;
+        }
+        self.rpc.call(now, id, procedure, payload, timeout);
+    }
+
+    /// Gives a call up.
+    pub fn cancel(&mut self, id: CallId) {
+        self.rpc.cancel(id);
+    }
+
+    /// Takes back everything that this node announced, before it leaves.
+    pub fn leave(&mut self, now: Now) {
+        let procedures: Vec<_> = self.rpc.advertised().cloned().collect();
+        for procedure in procedures {
+            self.rpc.withdraw(&procedure);
+        }
+        let subscriptions: Vec<_> = self.pubsub.subscriptions().map(|(id, _)| id).collect();
+        for id in subscriptions {
+            self.pubsub.unsubscribe(id);
+        }
+        self.join_parts(now);
+    }
+
+    // ---- what arrives ----
+
+    /// A connection is up, and its other end has been judged.
+    pub fn handle_connected(&mut self, now: Now, peer: &Identity, addresses: Vec<SocketAddr>) {
+        self.dht.handle_connected(now, peer, addresses);
+    }
+
+    /// A connection ended; `failed` when nobody said goodbye.
+    pub fn handle_disconnected(&mut self, now: Now, node: NodeId, failed: bool) {
+        self.dht.handle_disconnected(now, node, failed);
+    }
+
+    /// A request arrived.
+    ///
+    /// # Errors
+    /// The fault to send back.
+    pub fn handle_request(
+        &mut self,
+        now: Now,
+        from: &Identity,
+        observed: SocketAddr,
+        request: message::Request,
+    ) -> Result<Handled, Fault> {
+        match request.body {
+            None => Err(Fault::of(Code::UnknownRequest)),
+            Some(message::request::Body::Call(call)) => {
+                self.in_a_realm()?;
+                if from.subject.realm() != self.realm.as_ref() {
+                    return Err(Fault::new(Code::RealmMismatch, "calls stay within a realm"));
+                }
+                self.rpc.handle_call(call).map(Handled::Invoke)
+            }
+            Some(body) => self.dht.handle_request(now, from, observed, body).map(Handled::Respond),
+        }
+    }
+
+    /// A request was answered, or failed: [`Code::Unreachable`] when it was certainly not sent.
+    pub fn handle_response(
+        &mut self,
+        now: Now,
+        id: RequestId,
+        result: Result<message::response::Body, Fault>,
+    ) {
+        let Some(purpose) = self.requests.remove(&id) else { return };
+        let result = result.and_then(|body| match body {
+            message::response::Body::Failure(failure) => Err(fault_of(failure)),
+            body => Ok(body),
+        });
+        match purpose {
+            Purpose::Dht(id) => {
+                self.by_dht.remove(&id);
+                self.dht.handle_response(now, id, result);
+            }
+            Purpose::Attempt(id) => {
+                self.by_attempt.remove(&id);
+                let answer = result.and_then(|body| match body {
+                    message::response::Body::Answer(answer) => Ok(answer),
+                    _ => Err(Fault::new(Code::Protocol, "a call was not answered by an answer")),
+                });
+                self.rpc.handle_answer(now, id, answer);
+            }
+        }
+    }
+
+    /// A message arrived on a flow of a peer of this realm.
+    pub fn handle_message(&mut self, dropped: u64, message: Message) {
+        if dropped > 0 {
+            self.pubsub.handle_gap(dropped);
+        }
+        self.pubsub.handle_message(message);
+    }
+
+    /// The time has come that [`Engine::poll_timeout`] gave.
+    pub fn handle_timeout(&mut self, now: Now) {
+        self.dht.handle_timeout(now);
+        self.pubsub.handle_timeout(now);
+        self.rpc.handle_timeout(now);
+    }
+
+    /// When to call [`Engine::handle_timeout`].
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Deadline> {
+        Deadline::earliest([
+            self.dht.poll_timeout(),
+            self.pubsub.poll_timeout(),
+            self.rpc.poll_timeout(),
+        ])
+    }
+
+    /// The next thing to do.
+    pub fn poll_output(&mut self, now: Now) -> Option<Output> {
+        if self.outputs.is_empty() {
+            self.join_parts(now);
+        }
+        self.outputs.pop_front()
+    }
+
+    /// Does what the parts ask of each other, until none asks.
+    fn join_parts(&mut self, now: Now) {
+        loop {
+            let mut idle = true;
+            while let Some(output) = self.pubsub.poll_output() {
+                idle = false;
+                self.on_pubsub(now, output);
+            }
+            while let Some(output) = self.rpc.poll_output() {
+                idle = false;
+                self.on_rpc(now, output);
+            }
+            while let Some(output) = self.dht.poll_output() {
+                idle = false;
+                self.on_dht(now, output);
+            }
+            if idle {
+                return;
+            }
+        }
+    }
+
+    fn on_pubsub(&mut self, now: Now, output: pubsub::Output) {
+        let output = match output {
+            pubsub::Output::Find(name) => return self.find(now, Kind::Subscriber, name),
+            pubsub::Output::Announce { rendezvous, patterns } if patterns.is_empty() => {
+                return self.dht.withdraw(now, Kind::Subscriber, &rendezvous);
+            }
+            pubsub::Output::Announce { rendezvous, patterns } => {
+                let kind = record::Kind::Subscriber { patterns };
+                return self.dht.announce(now, kind, &rendezvous);
+            }
+            pubsub::Output::Send { to, message } => Output::Send { to, message },
+            pubsub::Output::Deliver { to, message } => Output::Deliver { to, message },
+            pubsub::Output::Gap { to, missed } => Output::Gap { to, missed },
+            pubsub::Output::Published { id, result } => Output::Published { id, result },
+        };
+        self.outputs.push_back(output);
+    }
+
+    fn on_rpc(&mut self, now: Now, output: rpc::Output) {
+        match output {
+            rpc::Output::Find(name) => self.find(now, Kind::Provider, name),
+            rpc::Output::Announce(procedure) => {
+                self.dht.announce(now, record::Kind::Provider, procedure.as_str());
+            }
+            rpc::Output::Withdraw(procedure) => {
+                self.dht.withdraw(now, Kind::Provider, procedure.as_str());
+            }
+            rpc::Output::Attempt { id: attempt, to, call } => {
+                let id = self.request(Purpose::Attempt(attempt));
+                self.by_attempt.insert(attempt, id);
+                if to.id == self.me.identity.id {
+                    match self.rpc.handle_call(call) {
+                        Ok(call) => self.outputs.push_back(Output::Invoke { id, call }),
+                        Err(fault) => self.handle_response(now, id, Err(fault)),
+                    }
+                    return;
+                }
+                let timeout = Duration::from_millis(call.timeout_ms.into());
+                let body = message::request::Body::Call(call);
+                let request = Output::Request { id, to, body, timeout, repeatable: false };
+                self.outputs.push_back(request);
+            }
+            rpc::Output::Cancel(attempt) => {
+                if let Some(id) = self.by_attempt.remove(&attempt) {
+                    self.requests.remove(&id);
+                    self.outputs.push_back(Output::Cancel(id));
+                }
+            }
+            rpc::Output::Returned { id, result } => {
+                self.outputs.push_back(Output::Returned { id, result });
+            }
+        }
+    }
+
+    fn on_dht(&mut self, now: Now, output: dht::Output) {
+        match output {
+            dht::Output::Request { id: dht_id, to, body } => {
+                let id = self.request(Purpose::Dht(dht_id));
+                self.by_dht.insert(dht_id, id);
+                let timeout = self.dht.request_timeout();
+                let request = Output::Request { id, to, body, timeout, repeatable: true };
+                self.outputs.push_back(request);
+            }
+            dht::Output::Cancel { id } => {
+                if let Some(id) = self.by_dht.remove(&id) {
+                    self.requests.remove(&id);
+                    self.outputs.push_back(Output::Cancel(id));
+                }
+            }
+            dht::Output::Found { lookup, found } => {
+                let Found { asked, complete, .. } = found;
+                self.outputs.push_back(Output::LookedUp { asked, complete });
+                if let Some((kind, name)) = self.lookups.remove(&lookup) {
+                    self.on_found(now, kind, &name, found);
+                }
+            }
+            dht::Output::Announced { kind, name, stored, refused } => {
+                self.outputs.push_back(Output::Announced { kind, name, stored, refused });
+            }
+            dht::Output::Withdrawn { .. } => {}
+        }
+    }
+
+    /// A lookup that nobody answered has failed; one that was not complete keeps what it found.
+    fn on_found(&mut self, now: Now, kind: Kind, name: &str, found: Found) {
+        let failed = !found.complete && found.records.is_empty();
+        let contact = |record: &dht::FoundRecord| Contact {
+            id: record.record.publisher.id,
+            addresses: record.addresses.clone(),
+        };
+        match kind {
+            Kind::Subscriber => {
+                let mut nodes = BTreeMap::new();
+                for found in found.records {
+                    let to = contact(&found);
+                    if let record::Kind::Subscriber { patterns } = &found.record.record.kind {
+                        nodes.insert(to.id, (to, patterns.clone()));
+                    }
+                }
+                let found = (!failed).then_some(Subscribers { nodes });
+                self.pubsub.handle_found(now, name, found);
+            }
+            Kind::Provider => {
+                let nodes = found.records.iter().map(|found| {
+                    let to = contact(found);
+                    (to.id, to)
+                });
+                let found = (!failed).then_some(Providers { nodes: nodes.collect() });
+                self.rpc.handle_found(now, name, found);
+            }
+        }
+    }
+
+    fn find(&mut self, now: Now, kind: Kind, name: String) {
+        let realm = self.realm.clone().expect("commands of infrastructure were refused");
+        let lookup = self.dht.find_values(now, &realm, kind, &name);
+        self.lookups.insert(lookup, (kind, name));
+    }
+
+    fn request(&mut self, purpose: Purpose) -> RequestId {
+        let id = RequestId(self.next_request);
+        self.next_request += 1;
+        self.requests.insert(id, purpose);
+        id
+    }
+
+    fn in_a_realm(&self) -> Result<(), Fault> {
+        if self.realm.is_some() {
+            return Ok(());
+        }
+        let because = "infrastructure belongs to no realm, so it has no topics or procedures";
+        Err(Fault::new(Code::Unsupported, because))
+    }
+}
+
+/// What another node says went wrong. A code of a later version is `internal`, with its words.
+#[must_use]
+pub fn fault_of(failure: message::Failure) -> Fault {
+    let code = Code::from_number(failure.code.into()).unwrap_or(Code::Internal);
+    Fault::new(code, failure.because.chars().take(1024).collect::<String>())
+}
+
+/// The message that tells another node of a fault.
+#[must_use]
+pub fn failure_of(fault: &Fault) -> message::Failure {
+    message::Failure { code: fault.code.number(), because: fault.because.clone() }
+}

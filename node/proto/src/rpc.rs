@@ -1,0 +1,476 @@
+//! Calls to whoever provides a procedure (docs/PROTOCOL.md §7).
+//!
+//! Providers are found in the DHT, chosen by power of two choices on latency, and called directly.
+//! One that cannot be reached is skipped; a call that was sent is not sent again.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::{Duration, Instant};
+
+use macula_identity::NodeId;
+use rand::Rng;
+use rand::rngs::StdRng;
+
+use crate::directory::{Directory, Ticket};
+use crate::error::{Code, Fault};
+use crate::name::ProcedureName;
+use crate::payload::{self, Payload};
+use crate::time::{Deadline, Now};
+use crate::wire::{Contact, message};
+
+/// The most procedures that one node advertises.
+pub const MAX_ADVERTISED: usize = 1024;
+/// The most calls of this node under way; one more is `overloaded`.
+pub const MAX_CALLS: usize = 4096;
+/// The longest deadline: what a node remembers of a call ends.
+pub const MAX_TIMEOUT: Duration = Duration::from_secs(3600);
+/// The most nodes whose latency is remembered.
+const MAX_LATENCIES: usize = 4096;
+/// What a provider that was never measured is taken to answer in: tried early, not first.
+const UNKNOWN_LATENCY: Duration = Duration::from_millis(1);
+/// How long a provider that could not be reached is passed over while others are known.
+const PENALTY: Duration = Duration::from_secs(5);
+
+/// One call of this node, until it is [`Output::Returned`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CallId(pub u64);
+
+/// One attempt of a call at one provider.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AttemptId(pub u64);
+
+/// What the shell does.
+#[derive(Debug)]
+pub enum Output {
+    /// Find who provides this procedure; answer with [`Rpc::handle_found`].
+    Find(String),
+    /// Announce that this node provides it.
+    Announce(ProcedureName),
+    /// Withdraw that.
+    Withdraw(ProcedureName),
+    /// Send this call to that provider; answer with [`Rpc::handle_answer`].
+    Attempt {
+        /// Names the attempt in the answer.
+        id: AttemptId,
+        /// The provider; this node itself when it provides the procedure.
+        to: Contact,
+        /// The request.
+        call: message::Call,
+    },
+    /// The answer of this attempt is not wanted any more.
+    Cancel(AttemptId),
+    /// A call is over.
+    Returned {
+        /// Which one.
+        id: CallId,
+        /// The answer, or what failed.
+        result: Result<Payload, Fault>,
+    },
+}
+
+/// Counters that only rise.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Calls begun here.
+    pub calls: u64,
+    /// Calls that failed.
+    pub failed: u64,
+    /// Attempts at a further provider.
+    pub failovers: u64,
+}
+
+/// Who provides one procedure, as the DHT said it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Providers {
+    /// Where to reach each.
+    pub nodes: BTreeMap<NodeId, Contact>,
+}
+
+/// The procedures and calls of this node, and its cached knowledge of providers.
+///
+/// Drive it as [`crate::pubsub::PubSub`].
+#[derive(Debug)]
+pub struct Rpc {
+    me: NodeId,
+    rng: StdRng,
+    advertised: BTreeSet<ProcedureName>,
+    providers: Directory<Providers>,
+    latency: BTreeMap<NodeId, Latency>,
+    calls: BTreeMap<CallId, Call>,
+    attempts: BTreeMap<AttemptId, CallId>,
+    next_attempt: u64,
+    outputs: VecDeque<Output>,
+    counters: Counters,
+}
+
+#[derive(Debug)]
+struct Latency {
+    smoothed: Duration,
+    avoid_until: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Call {
+    procedure: ProcedureName,
+    payload: Payload,
+    deadline: Instant,
+    wire_id: [u8; 16],
+    tried: BTreeMap<NodeId, Fault>,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    /// For a lookup that began after the call or after the last provider failed.
+    Finding(Ticket),
+    /// For one provider's answer. `fresh`: the providers were looked up for this very call.
+    Asking { attempt: AttemptId, provider: NodeId, since: Instant, fresh: bool },
+}
+
+impl Rpc {
+    /// No procedures and no calls.
+    #[must_use]
+    pub fn new(me: NodeId, rng: StdRng) -> Self {
+        Self {
+            me,
+            rng,
+            advertised: BTreeSet::new(),
+            providers: Directory::new(),
+            latency: BTreeMap::new(),
+            calls: BTreeMap::new(),
+            attempts: BTreeMap::new(),
+            next_attempt: 1,
+            outputs: VecDeque::new(),
+            counters: Counters::default(),
+        }
+    }
+
+    /// Offers a procedure to the realm.
+    ///
+    /// # Errors
+    /// `too_many` at [`MAX_ADVERTISED`].
+    pub fn advertise(&mut self, procedure: ProcedureName) -> Result<(), Fault> {
+        if self.advertised.len() >= MAX_ADVERTISED {
+            let because = format!("{MAX_ADVERTISED} procedures are advertised");
+            return Err(Fault::new(Code::TooMany, because));
+        }
+        if self.advertised.insert(procedure.clone()) {
+            self.outputs.push_back(Output::Announce(procedure));
+        }
+        Ok(())
+    }
+
+    /// Takes a procedure back.
+    pub fn withdraw(&mut self, procedure: &ProcedureName) {
+        if self.advertised.remove(procedure) {
+            self.outputs.push_back(Output::Withdraw(procedure.clone()));
+        }
+    }
+
+    /// Reads a call that arrived from another node.
+    ///
+    /// # Errors
+    /// `invalid_name`; `no_provider` when this node does not advertise the procedure; `too_large`.
+    pub fn handle_call(&self, call: message::Call) -> Result<Incoming, Fault> {
+        let procedure: ProcedureName = call
+            .procedure
+            .parse()
+            .map_err(|error| Fault::new(Code::InvalidName, format!("{error}")))?;
+        if !self.advertised.contains(&procedure) {
+            let because = format!("this node does not advertise {procedure}");
+            return Err(Fault::new(Code::NoProvider, because));
+        }
+        let payload = Payload {
+            body: call.payload,
+            content_type: call.content_type.into(),
+            headers: payload::from_wire(call.headers),
+        };
+        payload.check()?;
+        let timeout = Duration::from_millis(call.timeout_ms.into()).min(MAX_TIMEOUT);
+        Ok(Incoming { procedure, payload, timeout })
+    }
+
+    /// Calls; ends with [`Output::Returned`], at the deadline at the latest.
+    pub fn call(
+        &mut self,
+        now: Now,
+        id: CallId,
+        procedure: ProcedureName,
+        payload: Payload,
+        timeout: Duration,
+    ) {
+        self.counters.calls += 1;
+        let refused = payload.check().err().or_else(|| {
+            let because = format!("{MAX_CALLS} calls are under way");
+            (self.calls.len() >= MAX_CALLS).then(|| Fault::new(Code::Overloaded, because))
+        });
+        if let Some(fault) = refused {
+            self.counters.failed += 1;
+            self.outputs.push_back(Output::Returned { id, result: Err(fault) });
+            return;
+        }
+        let known = self.providers.get(now, procedure.as_str()).is_some();
+        let wire_id = self.rng.random();
+        let call = Call {
+            deadline: now.instant + timeout.min(MAX_TIMEOUT),
+            wire_id,
+            tried: BTreeMap::new(),
+            // Replaced before this returns.
+            state: State::Finding(self.providers.ask_if(now, procedure.as_str(), !known)),
+            procedure,
+            payload,
+        };
+        self.calls.insert(id, call);
+        if known || self.advertised.contains(&self.calls[&id].procedure) {
+            self.try_next(now, id, false);
+        }
+    }
+
+    /// The caller gave up.
+    pub fn cancel(&mut self, id: CallId) {
+        if let Some(Call { state: State::Asking { attempt, .. }, .. }) = self.calls.remove(&id) {
+            self.attempts.remove(&attempt);
+            self.outputs.push_back(Output::Cancel(attempt));
+        }
+    }
+
+    /// What an attempt came to.
+    pub fn handle_answer(
+        &mut self,
+        now: Now,
+        id: AttemptId,
+        result: Result<message::Answer, Fault>,
+    ) {
+        let Some(call_id) = self.attempts.remove(&id) else { return };
+        let Some(call) = self.calls.get_mut(&call_id) else { return };
+        let State::Asking { provider, since, fresh, .. } = call.state else { return };
+        match result {
+            Ok(answer) => {
+                self.measure(provider, now.instant.saturating_duration_since(since));
+                let payload = Payload {
+                    body: answer.payload,
+                    content_type: answer.content_type.into(),
+                    headers: Vec::new(),
+                };
+                self.finish(call_id, Ok(payload));
+            }
+            Err(fault) if was_not_run(fault.code) => {
+                call.tried.insert(provider, fault);
+                self.counters.failovers += 1;
+                self.avoid(now, provider);
+                self.try_next(now, call_id, fresh);
+            }
+            Err(fault) => self.finish(call_id, Err(fault)),
+        }
+    }
+
+    /// What a lookup of [`Output::Find`] gave; `None` when it failed.
+    pub fn handle_found(&mut self, now: Now, procedure: &str, found: Option<Providers>) {
+        self.providers.on_found(now, procedure, found);
+        let ready: Vec<CallId> = self
+            .calls
+            .iter()
+            .filter(|(_, call)| call.procedure.as_str() == procedure)
+            .filter(|(_, call)| match call.state {
+                State::Finding(ticket) => self.providers.has_completed(procedure, ticket),
+                State::Asking { .. } => false,
+            })
+            .map(|(id, _)| *id)
+            .collect();
+        for id in ready {
+            self.try_next(now, id, true);
+        }
+    }
+
+    /// Ends calls whose deadline has passed, and refreshes what is in use.
+    pub fn handle_timeout(&mut self, now: Now) {
+        self.providers.handle_timeout(now);
+        let late: Vec<CallId> = self
+            .calls
+            .iter()
+            .filter(|(_, call)| call.deadline <= now.instant)
+            .map(|(id, _)| *id)
+            .collect();
+        for id in late {
+            let Some(call) = self.calls.get(&id) else { continue };
+            let because = match &call.state {
+                State::Finding(_) => {
+                    "the deadline passed while providers were looked for".to_owned()
+                }
+                State::Asking { provider, attempt, .. } => {
+                    self.attempts.remove(attempt);
+                    self.outputs.push_back(Output::Cancel(*attempt));
+                    format!("provider {} did not answer before the deadline", provider.short())
+                }
+            };
+            self.finish(id, Err(Fault::new(Code::Timeout, because)));
+        }
+    }
+
+    /// When to call [`Rpc::handle_timeout`].
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Deadline> {
+        let calls = self.calls.values().map(|call| call.deadline).min();
+        let call = calls.map(|at| Deadline { at, reason: "call deadline" });
+        Deadline::earliest([call, self.providers.poll_timeout()])
+    }
+
+    /// The next thing to do.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        if let Some(name) = self.providers.poll_find() {
+            return Some(Output::Find(name));
+        }
+        self.outputs.pop_front()
+    }
+
+    /// The procedures that this node offers, in order.
+    pub fn advertised(&self) -> impl Iterator<Item = &ProcedureName> {
+        self.advertised.iter()
+    }
+
+    /// What was counted.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// Asks the best provider that was not tried; without one, looks again once, then gives up.
+    fn try_next(&mut self, now: Now, id: CallId, fresh: bool) {
+        let call = &self.calls[&id];
+        let (tried, procedure) = (&call.tried, call.procedure.clone());
+        let mut candidates: Vec<Contact> = self
+            .providers
+            .get(now, procedure.as_str())
+            .map(|known| known.nodes.values().cloned().collect())
+            .unwrap_or_default();
+        candidates.retain(|contact| contact.id != self.me);
+        if self.advertised.contains(&procedure) {
+            candidates.push(Contact { id: self.me, addresses: Vec::new() });
+        }
+        candidates.retain(|contact| !tried.contains_key(&contact.id));
+        let Some(to) = self.choose(now, candidates) else {
+            if fresh {
+                let fault = self.nobody(id);
+                self.finish(id, Err(fault));
+            } else {
+                let ticket = self.providers.ask(now, procedure.as_str());
+                self.calls.get_mut(&id).expect("looked up above").state = State::Finding(ticket);
+            }
+            return;
+        };
+        let attempt = AttemptId(self.next_attempt);
+        self.next_attempt += 1;
+        let call = self.calls.get_mut(&id).expect("looked up above");
+        let left = call.deadline.saturating_duration_since(now.instant);
+        let request = message::Call {
+            procedure: procedure.to_string(),
+            payload: call.payload.body.clone(),
+            content_type: call.payload.content_type.to_string(),
+            timeout_ms: u32::try_from(left.as_millis()).unwrap_or(u32::MAX),
+            id: call.wire_id.to_vec().into(),
+            headers: payload::to_wire(&call.payload.headers),
+        };
+        call.state = State::Asking { attempt, provider: to.id, since: now.instant, fresh };
+        self.attempts.insert(attempt, id);
+        self.outputs.push_back(Output::Attempt { id: attempt, to, call: request });
+    }
+
+    /// The better of two at random (Mitzenmacher, 2001), among those not lately unreachable if any.
+    fn choose(&mut self, now: Now, mut candidates: Vec<Contact>) -> Option<Contact> {
+        let avoided = |contact: &Contact| {
+            let known = self.latency.get(&contact.id).and_then(|latency| latency.avoid_until);
+            known.is_some_and(|until| now.instant < until)
+        };
+        if candidates.iter().any(|contact| !avoided(contact)) {
+            candidates.retain(|contact| !avoided(contact));
+        }
+        if candidates.is_empty() {
+            return None;
+        }
+        let one = candidates.swap_remove(self.rng.random_range(0..candidates.len()));
+        if candidates.is_empty() {
+            return Some(one);
+        }
+        let other = candidates.swap_remove(self.rng.random_range(0..candidates.len()));
+        let latency = |contact: &Contact| {
+            self.latency.get(&contact.id).map_or(UNKNOWN_LATENCY, |latency| latency.smoothed)
+        };
+        Some(if latency(&other) < latency(&one) { other } else { one })
+    }
+
+    fn nobody(&self, id: CallId) -> Fault {
+        let call = &self.calls[&id];
+        if call.tried.is_empty() {
+            return Fault::new(
+                Code::NoProvider,
+                format!("no peer of this realm advertises {}", call.procedure),
+            );
+        }
+        let tried: Vec<String> = call
+            .tried
+            .iter()
+            .take(5)
+            .map(|(node, fault)| format!("{}: {}", node.short(), fault.because))
+            .collect();
+        let count = call.tried.len();
+        let because = format!("{count} known, none could take it ({})", tried.join("; "));
+        Fault::new(Code::NoProvider, because)
+    }
+
+    fn finish(&mut self, id: CallId, result: Result<Payload, Fault>) {
+        let Some(call) = self.calls.remove(&id) else { return };
+        self.counters.failed += u64::from(result.is_err());
+        let result = result.map_err(|fault| fault.tried(format!("call {}", call.procedure)));
+        self.outputs.push_back(Output::Returned { id, result });
+    }
+
+    fn measure(&mut self, node: NodeId, took: Duration) {
+        self.bound_latencies();
+        let latency =
+            self.latency.entry(node).or_insert(Latency { smoothed: took, avoid_until: None });
+        // RFC 6298 §2: smoothed by an eighth.
+        latency.smoothed = (latency.smoothed * 7 + took) / 8;
+        latency.avoid_until = None;
+    }
+
+    fn avoid(&mut self, now: Now, node: NodeId) {
+        self.bound_latencies();
+        let until = Some(now.instant + PENALTY);
+        self.latency
+            .entry(node)
+            .or_insert(Latency { smoothed: UNKNOWN_LATENCY, avoid_until: None })
+            .avoid_until = until;
+    }
+
+    fn bound_latencies(&mut self) {
+        if self.latency.len() >= MAX_LATENCIES {
+            self.latency.clear();
+        }
+    }
+}
+
+/// A call that arrived.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Incoming {
+    /// What is called; this node advertises it.
+    pub procedure: ProcedureName,
+    /// With what.
+    pub payload: Payload,
+    /// What is left of the caller's deadline.
+    pub timeout: Duration,
+}
+
+/// Whether a provider that answered so has certainly not run the handler.
+fn was_not_run(code: Code) -> bool {
+    matches!(
+        code,
+        Code::Unreachable
+            | Code::NoProvider
+            | Code::Draining
+            | Code::Starting
+            | Code::NodeMismatch
+            | Code::HandlerUnavailable
+    )
+}
+
+#[cfg(test)]
+mod tests;
