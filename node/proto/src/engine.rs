@@ -19,7 +19,7 @@ use rand::{Rng, SeedableRng};
 
 use crate::dht::{self, Dht, Found, LookupId, Me, Trust};
 use crate::error::{Code, Fault};
-use crate::key::Kind;
+use crate::key::{Key, Kind, Scope};
 use crate::name::{ProcedureName, TopicName, TopicPattern};
 use crate::payload::Payload;
 use crate::pubsub::{self, Message, PubSub, PublishId, Subscribers, SubscriptionId};
@@ -104,12 +104,12 @@ pub enum Output {
         /// Why one of those that refused did so.
         refused: Option<Fault>,
     },
-    /// A lookup of the DHT is done. For measurement; the engine has used the result.
+    /// A lookup of the DHT is done. What was for the engine itself, it has used.
     LookedUp {
-        /// How many nodes it asked.
-        asked: usize,
-        /// Whether the closest nodes have answered.
-        complete: bool,
+        /// As [`Engine::find_nodes`] or [`Engine::find_values`] gave it; others are the engine's.
+        lookup: LookupId,
+        /// What it found, and how many nodes it asked.
+        found: Found,
     },
 }
 
@@ -273,6 +273,17 @@ impl Engine {
     /// Gives a call up.
     pub fn cancel(&mut self, id: CallId) {
         self.rpc.cancel(id);
+    }
+
+    /// Looks for the servers nearest to a place; ends with [`Output::LookedUp`].
+    pub fn find_nodes(&mut self, now: Now, target: Key, scope: Scope) -> LookupId {
+        self.dht.find_nodes(now, target, scope)
+    }
+
+    /// Looks for a realm's records under a name; ends with [`Output::LookedUp`]. A peer finds
+    /// nothing in another realm.
+    pub fn find_values(&mut self, now: Now, realm: &RealmName, kind: Kind, name: &str) -> LookupId {
+        self.dht.find_values(now, realm, kind, name)
     }
 
     /// Takes back everything that this node announced, before it leaves.
@@ -477,11 +488,10 @@ impl Engine {
                 }
             }
             dht::Output::Found { lookup, found } => {
-                let Found { asked, complete, .. } = found;
-                self.outputs.push_back(Output::LookedUp { asked, complete });
                 if let Some((kind, name)) = self.lookups.remove(&lookup) {
-                    self.on_found(now, kind, &name, found);
+                    self.on_found(now, kind, &name, &found);
                 }
+                self.outputs.push_back(Output::LookedUp { lookup, found });
             }
             dht::Output::Announced { kind, name, stored, refused } => {
                 self.outputs.push_back(Output::Announced { kind, name, stored, refused });
@@ -491,7 +501,7 @@ impl Engine {
     }
 
     /// A lookup that nobody answered has failed; one that was not complete keeps what it found.
-    fn on_found(&mut self, now: Now, kind: Kind, name: &str, found: Found) {
+    fn on_found(&mut self, now: Now, kind: Kind, name: &str, found: &Found) {
         let failed = !found.complete && found.records.is_empty();
         let contact = |record: &dht::FoundRecord| Contact {
             id: record.record.publisher.id,
@@ -500,8 +510,8 @@ impl Engine {
         match kind {
             Kind::Subscriber => {
                 let mut nodes = BTreeMap::new();
-                for found in found.records {
-                    let to = contact(&found);
+                for found in &found.records {
+                    let to = contact(found);
                     if let record::Kind::Subscriber { patterns } = &found.record.record.kind {
                         nodes.insert(to.id, (to, patterns.clone()));
                     }

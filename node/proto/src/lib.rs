@@ -15,6 +15,8 @@ pub mod pubsub;
 pub mod realm;
 pub mod record;
 pub mod rpc;
+#[cfg(feature = "sim")]
+pub mod sim;
 pub mod time;
 pub mod wire;
 

@@ -1,0 +1,44 @@
+# The verbs of the project. `make` prints them.
+
+# Build output lives outside the checkout, so that a fresh clone on a known machine is warm.
+CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/macula
+export CARGO_TARGET_DIR ?= $(CACHE)/target
+CARGO ?= cargo
+PREFIX ?= $(HOME)/.local
+SEED ?=
+BIN = $(CARGO_TARGET_DIR)/debug
+
+.DEFAULT_GOAL := help
+.PHONY: help dev demo test build install bench sim docs
+
+help: ## print these verbs
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | column -t -s '|'
+
+dev: build ## a whole mesh in this terminal, on ports 7780 and 7790
+	$(BIN)/macula-node dev
+
+demo: build ## several processes, two realms: they hear their own and never each other
+	PATH="$(BIN):$$PATH" examples/demo.sh
+
+test: ## formatting, lints and every test
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --all-features -- -D warnings
+	$(CARGO) test --workspace --all-features
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --document-private-items --all-features
+
+build:
+	$(CARGO) build -p macula-node
+
+install: ## build for speed, and put macula-node into PREFIX/bin (PREFIX=~/.local)
+	$(CARGO) build --release -p macula-node
+	install -D -m 755 $(CARGO_TARGET_DIR)/release/macula-node $(PREFIX)/bin/macula-node
+	@case ":$$PATH:" in *":$(PREFIX)/bin:"*) ;; *) echo "note: $(PREFIX)/bin is not on your PATH" ;; esac
+
+bench: ## speed beside a raw quinn floor, in one run
+	$(CARGO) run --release --manifest-path bench/Cargo.toml
+
+sim: ## replay the simulation of one seed: make sim SEED=7
+	MACULA_SIM_SEED=$(SEED) $(CARGO) test -p macula-proto --test simulation -- --nocapture
+
+docs: ## write the pages that are printed from the code
+	UPDATE=1 $(CARGO) test -p macula-proto --test errors_page

@@ -1,0 +1,486 @@
+//! What lies between engines: dials, links, latency, and what a crash does to them. It follows the
+//! shell (`macula-node`'s `mesh`), step by step.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use macula_identity::NodeId;
+use rand::Rng;
+use rand::seq::IndexedRandom;
+
+use super::{Happened, Node, SEEDS, Swarm};
+use crate::engine::{Handled, Output, RequestId, failure_of};
+use crate::error::{Code, Fault};
+use crate::payload::Payload;
+use crate::pubsub::{Message, flow};
+use crate::realm::{Expected, judge};
+use crate::wire::{Contact, Frame, FrameDecoder, message};
+use message::{request, response};
+
+/// A link whose other end says nothing for this long has ended.
+pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
+/// A dial that nobody answers fails after this.
+const DIAL_TIMEOUT: Duration = Duration::from_secs(2);
+/// After a dial has failed, nobody waits for another for this long.
+const DIAL_AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// What must not run twice goes to a node that was heard within this time, or answers a ping first.
+const PROBE_AFTER: Duration = Duration::from_secs(1);
+/// How long that ping may take.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
+/// One way between neighbours, in microseconds.
+const NEAR_US: f64 = 1_000.0;
+/// One way between opposite corners of the map.
+const FAR_US: f64 = 80_000.0;
+
+/// What will happen.
+#[derive(Debug)]
+pub(super) enum Event {
+    /// A node starts, and dials its seeds.
+    Start(NodeId),
+    /// The engine wants its timeout.
+    Wake(NodeId),
+    /// A dial has succeeded, or is given up.
+    Dialled { from: NodeId, to: NodeId, expected: Expected, began: Instant },
+    /// A ping before a request was answered, or has timed out.
+    Probed { from: NodeId, to: NodeId, pending: Pending },
+    /// Bytes arrive.
+    Arrives { from: NodeId, to: NodeId, stream: Stream, bytes: Bytes },
+    /// The link to a node that crashed has been silent for too long.
+    FellSilent { at: NodeId, other: NodeId },
+}
+
+/// On which stream of a link bytes travel.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Stream {
+    Request(RequestId),
+    Response(RequestId),
+    Flow { link: u64 },
+}
+
+/// A request that waits for a link.
+#[derive(Debug)]
+pub(super) struct Pending {
+    id: RequestId,
+    body: request::Body,
+    repeatable: bool,
+    /// Whether it went back to waiting before, because its link was dead.
+    again: bool,
+}
+
+/// One end's way to another node.
+#[derive(Debug)]
+pub(super) enum Path {
+    Dialling { waiting: Vec<Pending>, outbox: Vec<Arc<Message>> },
+    Up(Box<Link>),
+    Failed { until: Instant },
+}
+
+/// One end of a connection.
+#[derive(Debug)]
+pub(super) struct Link {
+    /// Both ends' number of it.
+    number: u64,
+    heard: Instant,
+    writer: Option<flow::Writer>,
+    decoder: FrameDecoder,
+    reader: flow::Reader,
+}
+
+impl Swarm {
+    pub(super) fn happen(&mut self, event: Event) {
+        match event {
+            Event::Start(node) if self.is_alive(node) => self.dial_seeds(node),
+            Event::Wake(node) if self.nodes[&node].wake == Some(self.now.instant) => {
+                let (now, it) = (self.now, self.node(node));
+                it.wake = None;
+                it.engine.handle_timeout(now);
+                self.settle(node);
+            }
+            Event::Dialled { from, to, expected, began } if self.is_alive(from) => {
+                self.on_dialled(from, to, expected, began);
+            }
+            Event::Probed { from, to, pending } if self.is_alive(from) => {
+                self.on_probed(from, to, pending);
+            }
+            Event::Arrives { from, to, stream, bytes } if self.is_alive(to) => {
+                self.on_arrival(from, to, stream, &bytes);
+            }
+            Event::FellSilent { at, other } if self.is_alive(at) => self.disconnect(at, other),
+            // Of the dead, or of a wake-up that was brought forward.
+            Event::Start(_)
+            | Event::Wake(_)
+            | Event::Dialled { .. }
+            | Event::Probed { .. }
+            | Event::Arrives { .. }
+            | Event::FellSilent { .. } => {}
+        }
+    }
+
+    /// Carries out what a node wants done, until it wants nothing.
+    pub(super) fn settle(&mut self, id: NodeId) {
+        let now = self.now;
+        while let Some(output) = self.node(id).engine.poll_output(now) {
+            match output {
+                Output::Request { id: request, to, body, timeout: _, repeatable } => {
+                    let pending = Pending { id: request, body, repeatable, again: false };
+                    self.ask(id, &to, pending);
+                }
+                Output::Cancel(request) => {
+                    let node = self.node(id);
+                    if node.asked.remove(&request).is_none() {
+                        node.cancelled.insert(request);
+                    }
+                }
+                Output::Invoke { id: request, call } => {
+                    let answer = echo(call.payload);
+                    self.node(id).engine.handle_response(now, request, Ok(answer));
+                }
+                Output::Send { to, message } => {
+                    for subscriber in to.iter() {
+                        self.send(id, *subscriber, &message);
+                    }
+                }
+                Output::Deliver { .. }
+                | Output::Gap { .. }
+                | Output::Published { .. }
+                | Output::Returned { .. }
+                | Output::Announced { .. }
+                | Output::LookedUp { .. } => {
+                    let at = self.elapsed();
+                    self.happened.push(Happened { at, node: id, output });
+                }
+            }
+        }
+        let node = self.node(id);
+        let due = node.engine.poll_timeout().map(|deadline| deadline.at.max(now.instant));
+        if let Some(at) = due
+            && node.wake.is_none_or(|wake| at < wake)
+        {
+            node.wake = Some(at);
+            self.foresee(at.duration_since(now.instant), Event::Wake(id));
+        }
+    }
+
+    // ---- dials ----
+
+    fn dial_seeds(&mut self, node: NodeId) {
+        self.note(node, "starts");
+        let is_seed = |other: &&Node| {
+            let identity = &other.engine.me().identity;
+            identity.id != node && identity.subject.place == macula_identity::Place::Bootstrap
+        };
+        let mut seeds: Vec<NodeId> =
+            self.nodes.values().filter(is_seed).map(|seed| seed.engine.me().identity.id).collect();
+        if self.nodes[&node].engine.me().identity.subject.role().is_infrastructure() {
+            // Infrastructure dials them all; peers two.
+        } else {
+            seeds = seeds.choose_multiple(&mut self.rng, SEEDS).copied().collect();
+        }
+        for seed in seeds {
+            if let std::collections::btree_map::Entry::Vacant(path) =
+                self.node(node).paths.entry(seed)
+            {
+                path.insert(Path::Dialling { waiting: Vec::new(), outbox: Vec::new() });
+                self.dial(node, seed, Expected::Bootstrap);
+            }
+        }
+        self.settle(node);
+    }
+
+    /// A handshake and the exchange of Hellos: two round trips.
+    fn dial(&mut self, from: NodeId, to: NodeId, expected: Expected) {
+        let began = self.now.instant;
+        let takes = if self.is_alive(to) { 4 * self.latency(from, to) } else { DIAL_TIMEOUT };
+        self.foresee(takes, Event::Dialled { from, to, expected, began });
+    }
+
+    fn on_dialled(&mut self, from: NodeId, to: NodeId, expected: Expected, began: Instant) {
+        if !self.is_alive(to) {
+            let left = (began + DIAL_TIMEOUT).saturating_duration_since(self.now.instant);
+            if !left.is_zero() {
+                return self.foresee(left, Event::Dialled { from, to, expected, began });
+            }
+            return self.on_dial_failed(from, to, &Fault::new(Code::Unreachable, "no answer"));
+        }
+        let (caller, callee) = (self.identity(from), self.identity(to));
+        let judged = judge(&callee, &caller, Expected::Anyone)
+            .and_then(|()| judge(&caller, &callee, expected));
+        if let Err(fault) = judged {
+            return self.on_dial_failed(from, to, &fault);
+        }
+        let number = self.next_link;
+        self.next_link += 1;
+        self.connect(from, to, number);
+        self.connect(to, from, number);
+        self.settle(from);
+        self.settle(to);
+    }
+
+    /// One end of a new link. Of two that were dialled at once the first stays.
+    fn connect(&mut self, at: NodeId, other: NodeId, number: u64) {
+        let (now, identity) = (self.now, self.identity(other));
+        let address = self.nodes[&other].address;
+        let node = self.node(at);
+        if matches!(node.paths.get(&other), Some(Path::Up(_))) {
+            return;
+        }
+        let link = Link {
+            number,
+            heard: now.instant,
+            writer: None,
+            decoder: FrameDecoder::default(),
+            reader: flow::Reader::new(other),
+        };
+        let before = node.paths.insert(other, Path::Up(Box::new(link)));
+        node.engine.handle_connected(now, &identity, vec![address]);
+        if let Some(Path::Dialling { waiting, outbox }) = before {
+            for pending in waiting {
+                self.ask_over_link(at, other, pending);
+            }
+            for message in outbox {
+                self.send_over_link(at, other, &message);
+            }
+        }
+    }
+
+    fn on_dial_failed(&mut self, from: NodeId, to: NodeId, fault: &Fault) {
+        let now = self.now;
+        let node = self.node(from);
+        if !matches!(node.paths.get(&to), Some(Path::Dialling { .. })) {
+            return;
+        }
+        let failed = Path::Failed { until: now.instant + DIAL_AGAIN_AFTER };
+        if let Some(Path::Dialling { waiting, outbox: _ }) = node.paths.insert(to, failed) {
+            for pending in waiting {
+                let fault = Fault::new(Code::Unreachable, fault.because.clone());
+                node.engine.handle_response(now, pending.id, Err(fault));
+            }
+        }
+        self.settle(from);
+    }
+
+    /// The link is gone, and whoever was asked over it may or may not have acted.
+    fn disconnect(&mut self, at: NodeId, other: NodeId) {
+        let now = self.now;
+        let node = self.node(at);
+        if !matches!(node.paths.get(&other), Some(Path::Up(_))) {
+            return;
+        }
+        node.paths.remove(&other);
+        let asked = node.asked.iter().filter(|(_, to)| **to == other);
+        let lost: Vec<RequestId> = asked.map(|(id, _)| *id).collect();
+        node.engine.handle_disconnected(now, other, true);
+        for id in lost {
+            node.asked.remove(&id);
+            let fault = Fault::new(Code::Interrupted, "its connection ended");
+            node.engine.handle_response(now, id, Err(fault));
+        }
+        self.settle(at);
+    }
+
+    // ---- requests ----
+
+    fn ask(&mut self, from: NodeId, to: &Contact, pending: Pending) {
+        let now = self.now;
+        let known = to.addresses.iter().find_map(|address| self.by_address.get(address));
+        let known = known.copied();
+        let node = self.node(from);
+        match node.paths.get_mut(&to.id) {
+            Some(Path::Up(_)) => return self.ask_over_link(from, to.id, pending),
+            Some(Path::Dialling { waiting, .. }) => return waiting.push(pending),
+            Some(Path::Failed { until }) if now.instant < *until => {
+                let fault = Fault::new(Code::Unreachable, "a dial has failed just now");
+                return node.engine.handle_response(now, pending.id, Err(fault));
+            }
+            Some(Path::Failed { .. }) | None => {}
+        }
+        let Some(at) = known else {
+            let fault = Fault::new(Code::Unreachable, "no address is known");
+            return node.engine.handle_response(now, pending.id, Err(fault));
+        };
+        assert_eq!(at, to.id, "addresses are not used again here");
+        let path = Path::Dialling { waiting: vec![pending], outbox: Vec::new() };
+        node.paths.insert(to.id, path);
+        self.dial(from, to.id, Expected::Node(to.id));
+    }
+
+    fn ask_over_link(&mut self, from: NodeId, to: NodeId, pending: Pending) {
+        let now = self.now;
+        let node = self.node(from);
+        if node.cancelled.remove(&pending.id) {
+            return;
+        }
+        let Some(Path::Up(link)) = node.paths.get(&to) else {
+            let fault = Fault::of(Code::Unreachable);
+            return node.engine.handle_response(now, pending.id, Err(fault));
+        };
+        let silent = now.instant.saturating_duration_since(link.heard);
+        if !pending.repeatable && silent > PROBE_AFTER {
+            let takes = if self.is_alive(to) { 2 * self.latency(from, to) } else { PROBE_TIMEOUT };
+            return self.foresee(takes, Event::Probed { from, to, pending });
+        }
+        node.asked.insert(pending.id, to);
+        let request = Frame::Request(message::Request { body: Some(pending.body) });
+        let bytes = request.to_bytes().expect("what an engine sends fits its frame");
+        self.carry(from, to, Stream::Request(pending.id), bytes);
+    }
+
+    fn on_probed(&mut self, from: NodeId, to: NodeId, pending: Pending) {
+        let now = self.now;
+        if self.is_alive(to) {
+            if let Some(Path::Up(link)) = self.node(from).paths.get_mut(&to) {
+                link.heard = now.instant;
+            }
+            self.ask_over_link(from, to, pending);
+            return self.settle(from);
+        }
+        self.disconnect(from, to);
+        if pending.again {
+            let fault = Fault::of(Code::Unreachable);
+            self.node(from).engine.handle_response(now, pending.id, Err(fault));
+        } else {
+            let addresses = vec![self.nodes[&to].address];
+            self.ask(from, &Contact { id: to, addresses }, Pending { again: true, ..pending });
+        }
+        self.settle(from);
+    }
+
+    // ---- messages ----
+
+    fn send(&mut self, from: NodeId, to: NodeId, message: &Arc<Message>) {
+        let now = self.now;
+        let node = self.node(from);
+        match node.paths.get_mut(&to) {
+            Some(Path::Up(_)) => return self.send_over_link(from, to, message),
+            Some(Path::Dialling { outbox, .. }) => return outbox.push(message.clone()),
+            Some(Path::Failed { until }) if now.instant < *until => return,
+            Some(Path::Failed { .. }) | None => {}
+        }
+        let addresses = node.engine.contact(to).map(|contact| contact.addresses.clone());
+        if addresses.is_none_or(|addresses| addresses.is_empty()) {
+            return;
+        }
+        let path = Path::Dialling { waiting: Vec::new(), outbox: vec![message.clone()] };
+        node.paths.insert(to, path);
+        self.dial(from, to, Expected::Node(to));
+    }
+
+    fn send_over_link(&mut self, from: NodeId, to: NodeId, message: &Message) {
+        let node = self.node(from);
+        let Some(Path::Up(link)) = node.paths.get_mut(&to) else { return };
+        let mut bytes = BytesMut::new();
+        let writer = link.writer.get_or_insert_with(|| {
+            flow::Writer::open(message.incarnation, &mut bytes);
+            flow::Writer::default()
+        });
+        writer.write(message, 0, &mut bytes).expect("payloads are checked when published");
+        let stream = Stream::Flow { link: link.number };
+        self.carry(from, to, stream, bytes.freeze());
+    }
+
+    // ---- bytes ----
+
+    fn carry(&mut self, from: NodeId, to: NodeId, stream: Stream, bytes: Bytes) {
+        let takes = self.latency(from, to);
+        self.foresee(takes, Event::Arrives { from, to, stream, bytes });
+    }
+
+    fn on_arrival(&mut self, from: NodeId, to: NodeId, stream: Stream, bytes: &Bytes) {
+        let now = self.now;
+        // Without a link at this end: it was given up meanwhile.
+        let Some(Path::Up(mut link)) = self.node(to).paths.remove(&from) else { return };
+        link.heard = now.instant;
+        let mut one = FrameDecoder::default();
+        let decoder = match stream {
+            Stream::Request(_) | Stream::Response(_) => &mut one,
+            Stream::Flow { .. } => &mut link.decoder,
+        };
+        let frames = self.decode(decoder, bytes.clone());
+        let mut messages = Vec::new();
+        for frame in &frames {
+            self.witness.see(from, to, frame);
+            self.story.tell(self.elapsed(), from, to, frame);
+        }
+        if let Stream::Flow { link: number } = stream {
+            assert_eq!(number, link.number, "links are not replaced while both ends live");
+            let read = frames.iter().map(|frame| {
+                link.reader.read(frame.clone()).expect("what a writer writes can be read")
+            });
+            messages.extend(read.flatten());
+        }
+        self.node(to).paths.insert(from, Path::Up(link));
+        for read in messages {
+            self.node(to).engine.handle_message(read.dropped, read.message);
+        }
+        for frame in frames {
+            self.handle(from, to, stream, frame);
+        }
+        self.settle(to);
+    }
+
+    /// Cuts the bytes wherever chance has it, and reads them as a stream.
+    fn decode(&mut self, decoder: &mut FrameDecoder, mut bytes: Bytes) -> Vec<Frame> {
+        let mut frames = Vec::new();
+        while !bytes.is_empty() {
+            let chunk = bytes.split_to(self.rng.random_range(1..=bytes.len()));
+            decoder.feed(chunk, &mut frames).expect("what is encoded can be decoded");
+        }
+        assert!(decoder.is_between_frames(), "whole frames were sent");
+        frames
+    }
+
+    fn handle(&mut self, from: NodeId, to: NodeId, stream: Stream, frame: Frame) {
+        let (now, asker) = (self.now, self.identity(from));
+        let observed = self.nodes[&from].address;
+        match (stream, frame) {
+            (Stream::Request(id), Frame::Request(request)) => {
+                let handled = self.node(to).engine.handle_request(now, &asker, observed, request);
+                let body = match handled {
+                    Ok(Handled::Respond(body)) => body,
+                    Ok(Handled::Invoke(call)) => echo(call.payload),
+                    Err(fault) => response::Body::Failure(failure_of(&fault)),
+                };
+                let response = Frame::Response(message::Response { body: Some(body) });
+                let bytes = response.to_bytes().expect("what an engine answers fits its frame");
+                self.carry(to, from, Stream::Response(id), bytes);
+            }
+            (Stream::Response(id), Frame::Response(response)) => {
+                let node = self.node(to);
+                if node.asked.remove(&id).is_some() {
+                    let body = response.body.ok_or_else(|| Fault::of(Code::Protocol));
+                    node.engine.handle_response(now, id, body);
+                }
+            }
+            (Stream::Flow { .. }, Frame::FlowOpen(_) | Frame::Publish(_)) => {}
+            (stream, frame) => panic!("{:?} on {stream:?}", frame.kind()),
+        }
+    }
+
+    // ---- the map ----
+
+    fn node(&mut self, id: NodeId) -> &mut Node {
+        self.nodes.get_mut(&id).expect("nodes die, and are never forgotten")
+    }
+
+    fn is_alive(&self, id: NodeId) -> bool {
+        self.nodes[&id].is_alive
+    }
+
+    fn identity(&self, id: NodeId) -> macula_identity::Identity {
+        self.nodes[&id].engine.me().identity.clone()
+    }
+
+    /// One way from one to the other.
+    fn latency(&self, one: NodeId, other: NodeId) -> Duration {
+        let ((x, y), (u, v)) = (self.nodes[&one].place, self.nodes[&other].place);
+        let distance = ((x - u).powi(2) + (y - v).powi(2)).sqrt() / std::f64::consts::SQRT_2;
+        Duration::from_micros((NEAR_US + (FAR_US - NEAR_US) * distance) as u64)
+    }
+}
+
+/// What every handler here answers.
+fn echo(payload: Payload) -> response::Body {
+    let content_type = payload.content_type.to_string();
+    response::Body::Answer(message::Answer { payload: payload.body, content_type })
+}
