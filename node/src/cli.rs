@@ -233,7 +233,7 @@ fn command() -> clap::Command {
     );
     command
         .help_template(format!(
-            "{{about}}\n\n{{usage-heading}} {{usage}}\n\n{groups}{{options}}{{after-help}}"
+            "{{about}}\n\n{{usage-heading}} {{usage}}\n\n{groups}Options:\n{{options}}{{after-help}}"
         ))
         .after_help(after)
 }

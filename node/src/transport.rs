@@ -7,7 +7,7 @@ mod link;
 mod socket;
 mod stream;
 
-pub use endpoint::{BindError, Endpoint, any_address};
-pub(crate) use endpoint::Incoming;
+pub use endpoint::{BindError, Endpoint, Incoming, any_address};
+
 pub use link::{Direction, Link};
 pub(crate) use stream::{FlowReader, RequestStream};

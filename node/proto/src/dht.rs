@@ -1,5 +1,5 @@
 //! The distributed hash table: who serves which realm, and what its peers have said of themselves
-//! (docs/PROTOCOL.md §4).
+//! (docs/PROTOCOL.md §5).
 //!
 //! Kademlia (Maymounkov and Mazières, 2002) with certified ids, seen through a realm: the servers of
 //! R's keys are the infrastructure and those peers of R that hold the server grant. [`Dht`] is one

@@ -1,5 +1,5 @@
 //! Records: what a peer tells its realm, signed by itself, and judged by everybody it passes
-//! (docs/PROTOCOL.md §4).
+//! (docs/PROTOCOL.md §5.1).
 //!
 //! A storer verifies what it is given, and a reader verifies what a storer shows: nobody has to
 //! trust a server. A record stands only as long as its publisher's certificate does.

@@ -39,8 +39,8 @@ const NOON_MS: u64 = 1_781_000_000_000;
 /// Within this time from the beginning everybody starts, in an order of chance, the first
 /// bootstrap excepted.
 pub const JOINING: Duration = Duration::from_secs(5);
-/// How many bootstraps a node dials when it starts.
-const SEEDS: usize = 2;
+/// How many bootstraps a peer dials when it starts; infrastructure dials them all.
+const SEEDS: usize = 3;
 
 /// What a mesh consists of.
 #[derive(Clone, Debug)]

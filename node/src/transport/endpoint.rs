@@ -65,7 +65,7 @@ pub enum BindError {
 
 /// A handshake that has begun at our side.
 #[derive(Debug)]
-pub(crate) struct Incoming(quinn::Incoming);
+pub struct Incoming(quinn::Incoming);
 
 impl Endpoint {
     /// Binds the socket. Must be called on the runtime that will drive it.
@@ -157,7 +157,7 @@ impl Endpoint {
     }
 
     /// The next handshake that somebody begins; `None` when the endpoint is closed.
-    pub(crate) async fn accept(&self) -> Option<Incoming> {
+    pub async fn accept(&self) -> Option<Incoming> {
         loop {
             let incoming = self.quinn.accept().await?;
             let busy = self.quinn.open_connections() >= HANDSHAKES_BEFORE_RETRY
@@ -175,7 +175,7 @@ impl Endpoint {
     ///
     /// # Errors
     /// Why it was refused; the other side has been told, as far as it can be.
-    pub(crate) async fn greet(&self, incoming: Incoming) -> Result<Link, Fault> {
+    pub async fn greet(&self, incoming: Incoming) -> Result<Link, Fault> {
         self.metrics.handshakes_under_way.inc();
         let result = tokio::time::timeout(HANDSHAKE_TIMEOUT, self.greet_now(incoming)).await;
         self.metrics.handshakes_under_way.dec();

@@ -1,4 +1,4 @@
-//! Which servers this node knows: one table of k-buckets for each scope (docs/PROTOCOL.md §4.1).
+//! Which servers this node knows: one table of k-buckets for each scope (docs/PROTOCOL.md §5).
 //!
 //! Tenants cannot crowd each other's buckets: infrastructure keeps one table of infrastructure and
 //! a bounded one for each realm, a peer keeps infrastructure and its own realm.

@@ -172,9 +172,7 @@ impl Swarm {
         };
         let mut seeds: Vec<NodeId> =
             self.nodes.values().filter(is_seed).map(|seed| seed.engine.me().identity.id).collect();
-        if self.nodes[&node].engine.me().identity.subject.role().is_infrastructure() {
-            // Infrastructure dials them all; peers two.
-        } else {
+        if !self.identity(node).subject.role().is_infrastructure() {
             seeds = seeds.choose_multiple(&mut self.rng, SEEDS).copied().collect();
         }
         for seed in seeds {

@@ -1,0 +1,517 @@
+//! Twenty meshes of which a fifth crashes without a word, each from one seed.
+//!
+//! `MACULA_SIM_SEED=7 cargo test -p macula-proto --test simulation -- --nocapture`, or
+//! `make sim SEED=7`, tells the story of one seed line by line.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+use macula_proto::Code;
+use macula_proto::dht::LookupId;
+use macula_proto::engine::Output;
+use macula_proto::identity::{NodeId, Place, RealmName};
+use macula_proto::key::{Key, Kind, Scope};
+use macula_proto::name::{ProcedureName, TopicName, TopicPattern};
+use macula_proto::payload::Payload;
+use macula_proto::pubsub::PublishId;
+use macula_proto::rpc::CallId;
+use macula_proto::sim::{JOINING, Options, Swarm, Tenant};
+use rand::rngs::StdRng;
+use rand::seq::{IndexedRandom, SliceRandom};
+use rand::{Rng, SeedableRng};
+
+const SEEDS: Range<u64> = 0..20;
+/// Tables have been filled and looked over a second time by then.
+const SETTLING: Duration = Duration::from_secs(10);
+/// From the crash to the first deed after it.
+const AFTER_THE_CRASH: Duration = Duration::from_secs(1);
+/// A deed that takes longer has failed.
+const DEADLINE: Duration = Duration::from_secs(10);
+/// Deeds of each sort after the crash.
+const DEEDS: usize = 100;
+/// The share of them that must succeed, in percent.
+const MUST_SUCCEED: usize = 99;
+
+const ROOMS: usize = 6;
+const PROCEDURES: usize = 8;
+
+/// 205 servers of infrastructure, and ten more in each of two realms of forty clients.
+fn options(seed: u64, trace: bool) -> Options {
+    let tenant = |name: &str| Tenant { realm: name.parse().unwrap(), servers: 10, clients: 30 };
+    let realms = vec![tenant("com.example.shop"), tenant("org.example.clinic")];
+    Options { seed, bootstraps: 5, gateways: 200, realms, trace }
+}
+
+#[test]
+fn the_living_find_and_reach_each_other_after_a_fifth_has_crashed() {
+    let only: Option<u64> = std::env::var("MACULA_SIM_SEED").ok().and_then(|s| s.parse().ok());
+    if let Some(seed) = only {
+        println!("{}", tell(seed, true).judge());
+        return;
+    }
+    let next = std::sync::atomic::AtomicU64::new(SEEDS.start);
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let told = std::sync::Mutex::new(BTreeMap::new());
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                    if !SEEDS.contains(&seed) {
+                        return;
+                    }
+                    let story = Replay(seed).guard(|| tell(seed, false));
+                    told.lock().unwrap().insert(seed, story);
+                }
+            });
+        }
+    });
+    for (seed, story) in told.into_inner().unwrap() {
+        Replay(seed).guard(|| println!("{}", story.judge()));
+    }
+}
+
+#[test]
+fn the_same_seed_tells_the_same_story_twice_and_another_tells_another() {
+    let digest = |seed| {
+        let mut swarm = Swarm::new(&Options { gateways: 40, ..options(seed, false) });
+        let mut life = Life::new(seed, &swarm);
+        life.lead(&mut swarm);
+        (swarm.digest(), life.story(&swarm).frames)
+    };
+    let (first, again, other) = (digest(1), digest(1), digest(2));
+    assert_eq!(first, again);
+    assert_ne!(first.0, other.0);
+}
+
+/// Prints how to tell a failing seed's story again.
+struct Replay(u64);
+
+impl Replay {
+    fn guard<T>(self, deed: impl FnOnce() -> T) -> T {
+        let result = deed();
+        std::mem::forget(self);
+        result
+    }
+}
+
+impl Drop for Replay {
+    fn drop(&mut self) {
+        let seed = self.0;
+        println!(
+            "replay: MACULA_SIM_SEED={seed} cargo test -p macula-proto --test simulation -- --nocapture"
+        );
+    }
+}
+
+fn tell(seed: u64, trace: bool) -> Story {
+    let began = Instant::now();
+    let mut swarm = Swarm::new(&options(seed, trace));
+    let mut life = Life::new(seed, &swarm);
+    life.lead(&mut swarm);
+    Story { took: began.elapsed(), ..life.story(&swarm) }
+}
+
+// ---- what is told ----
+
+/// How often something was tried, and what went wrong.
+#[derive(Debug, Default)]
+struct Tally {
+    tried: usize,
+    failures: Vec<String>,
+}
+
+impl Tally {
+    fn count(&mut self, result: Result<(), String>) {
+        self.tried += 1;
+        self.failures.extend(result.err());
+    }
+
+    fn succeeded(&self) -> usize {
+        self.tried - self.failures.len()
+    }
+
+    fn judge(&self, what: &str) {
+        let enough = 100 * self.succeeded() >= MUST_SUCCEED * self.tried;
+        assert!(enough && self.tried >= DEEDS, "{what}: {self:#?}");
+    }
+}
+
+#[derive(Debug)]
+struct Story {
+    seed: u64,
+    servers: usize,
+    lookups: Tally,
+    publishes: Tally,
+    calls: Tally,
+    /// Of all lookups, upkeep's not counted.
+    most_asked: usize,
+    frames: u64,
+    took: Duration,
+}
+
+impl Story {
+    /// Holds the story against what the mesh promises, and gives it in a line.
+    fn judge(&self) -> String {
+        let line = format!(
+            "seed {:2}: {} servers; lookups {}/{}, publishes {}/{}, calls {}/{}; at most {} asked; \
+             {} frames in {:.1} s",
+            self.seed,
+            self.servers,
+            self.lookups.succeeded(),
+            self.lookups.tried,
+            self.publishes.succeeded(),
+            self.publishes.tried,
+            self.calls.succeeded(),
+            self.calls.tried,
+            self.most_asked,
+            self.frames,
+            self.took.as_secs_f64(),
+        );
+        self.lookups.judge("lookups");
+        self.publishes.judge("publishes");
+        self.calls.judge("calls");
+        assert!(self.servers >= 200, "k = 20 would be everybody");
+        assert!(3 * self.most_asked <= self.servers, "a lookup asked {}", self.most_asked);
+        line
+    }
+}
+
+// ---- the life of one mesh ----
+
+struct Life {
+    seed: u64,
+    rng: StdRng,
+    servers: usize,
+    peers: Vec<(NodeId, RealmName)>,
+    next: u64,
+    lookups: Vec<(NodeId, LookupId, Sought)>,
+    publishes: Vec<Published>,
+    calls: Vec<(NodeId, CallId, Payload)>,
+    story: (Tally, Tally, Tally),
+    most_asked: usize,
+}
+
+/// What a lookup is for.
+struct Sought {
+    target: Key,
+    scope: Scope,
+    /// The living whose record it must find, of a lookup for records.
+    publishers: Option<BTreeSet<NodeId>>,
+}
+
+struct Published {
+    from: NodeId,
+    id: PublishId,
+    /// The payload, which no other publish has.
+    body: String,
+    /// The living whose patterns match, its own publisher included.
+    to: BTreeSet<NodeId>,
+}
+
+impl Life {
+    fn new(seed: u64, swarm: &Swarm) -> Self {
+        let peers = swarm.living().filter_map(|node| match &node.subject.place {
+            Place::Realm(realm) => Some((node.id, realm.clone())),
+            Place::Bootstrap | Place::Gateway => None,
+        });
+        Self {
+            seed,
+            rng: StdRng::seed_from_u64(seed),
+            servers: swarm.living().filter(|node| node.grants.server).count(),
+            peers: peers.collect(),
+            next: 0,
+            lookups: Vec::new(),
+            publishes: Vec::new(),
+            calls: Vec::new(),
+            story: Default::default(),
+            most_asked: 0,
+        }
+    }
+
+    fn lead(&mut self, swarm: &mut Swarm) {
+        swarm.run_for(JOINING + SETTLING);
+        self.subscribe_and_advertise(swarm);
+        swarm.run_for(Duration::from_secs(5));
+        // So that publishers and callers remember some who will be dead.
+        self.act(swarm, DEEDS / 2);
+        self.judge(swarm, "before the crash");
+        let (lookups, publishes, calls) = std::mem::take(&mut self.story);
+        for tally in [lookups, publishes, calls] {
+            assert_eq!(tally.failures, [""; 0], "while everybody lives, nothing fails");
+        }
+
+        let mut everybody: Vec<NodeId> = swarm.living().map(|node| node.id).collect();
+        everybody.shuffle(&mut self.rng);
+        everybody.truncate(everybody.len() / 5);
+        swarm.crash(&everybody);
+        self.peers.retain(|(peer, _)| !everybody.contains(peer));
+        swarm.run_for(AFTER_THE_CRASH);
+        self.act(swarm, DEEDS);
+        self.judge(swarm, "after the crash");
+    }
+
+    fn story(self, swarm: &Swarm) -> Story {
+        let (lookups, publishes, calls) = self.story;
+        Story {
+            seed: self.seed,
+            servers: self.servers,
+            lookups,
+            publishes,
+            calls,
+            most_asked: self.most_asked,
+            frames: swarm.frames(),
+            took: Duration::ZERO,
+        }
+    }
+
+    /// Half of each realm subscribes, half provides; a few do both.
+    fn subscribe_and_advertise(&mut self, swarm: &mut Swarm) {
+        for (at, (peer, _)) in self.peers.clone().into_iter().enumerate() {
+            if at % 2 == 0 || at % 10 == 1 {
+                let room = self.rng.random_range(0..ROOMS);
+                let patterns = match at % 20 {
+                    0 => vec!["**".to_owned()],
+                    2 => vec!["*.temp".to_owned(), format!("room{room}.door")],
+                    4 | 6 | 8 => vec![format!("room{room}.**")],
+                    10 | 11 => vec![format!("room{room}.*"), format!("room{room}.temp")],
+                    _ => vec![format!("room{room}.temp")],
+                };
+                for pattern in patterns {
+                    let pattern: TopicPattern = pattern.parse().unwrap();
+                    swarm.command(peer, |engine, _| engine.subscribe(pattern)).unwrap();
+                }
+            }
+            if at % 2 == 1 || at % 10 == 0 {
+                let procedure = procedure(self.rng.random_range(0..PROCEDURES));
+                swarm.command(peer, |engine, _| engine.advertise(procedure)).unwrap();
+            }
+        }
+    }
+
+    /// Begins this many deeds of each sort within two seconds, and waits until the last is over.
+    fn act(&mut self, swarm: &mut Swarm, deeds: usize) {
+        let pause = Duration::from_secs(2) / u32::try_from(deeds).unwrap();
+        for n in 0..deeds {
+            match n % 4 {
+                0 => self.look_for_nodes(swarm),
+                1 => self.look_for_nothing(swarm),
+                _ => self.look_for_providers(swarm),
+            }
+            self.publish(swarm);
+            self.call(swarm);
+            swarm.run_for(pause);
+        }
+        swarm.run_for(DEADLINE + Duration::from_millis(100));
+    }
+
+    fn anybody(&mut self) -> (NodeId, RealmName) {
+        self.peers.choose(&mut self.rng).unwrap().clone()
+    }
+
+    fn look_for_nodes(&mut self, swarm: &mut Swarm) {
+        let target = Key::from_bytes(self.rng.random());
+        let everybody: Vec<_> = swarm.living().map(|node| node.id).collect();
+        let from = *everybody.choose(&mut self.rng).unwrap();
+        let realm = swarm.engine(from).me().identity.subject.realm().cloned();
+        let scope = realm.map_or(Scope::Infrastructure, Scope::Realm);
+        let id = swarm
+            .command(from, |engine, now| engine.find_nodes(now, target, scope.clone()));
+        self.lookups.push((from, id, Sought { target, scope, publishers: None }));
+    }
+
+    fn look_for_nothing(&mut self, swarm: &mut Swarm) {
+        let (from, realm) = self.anybody();
+        let name = format!("nobody.{}", self.rng.random::<u32>());
+        self.look_for_records(swarm, from, &realm, &name, BTreeSet::new());
+    }
+
+    fn look_for_providers(&mut self, swarm: &mut Swarm) {
+        let (from, realm) = self.anybody();
+        let procedure = procedure(self.rng.random_range(0..PROCEDURES));
+        let providers = self.providers(swarm, &realm, &procedure);
+        self.look_for_records(swarm, from, &realm, procedure.as_str(), providers);
+    }
+
+    fn look_for_records(
+        &mut self,
+        swarm: &mut Swarm,
+        from: NodeId,
+        realm: &RealmName,
+        name: &str,
+        publishers: BTreeSet<NodeId>,
+    ) {
+        let target = Key::of(realm, Kind::Provider, name);
+        let id = swarm.command(from, |engine, now| {
+            engine.find_values(now, realm, Kind::Provider, name)
+        });
+        let scope = Scope::Realm(realm.clone());
+        self.lookups.push((from, id, Sought { target, scope, publishers: Some(publishers) }));
+    }
+
+    /// The living of the realm who advertise it.
+    fn providers(
+        &self,
+        swarm: &Swarm,
+        realm: &RealmName,
+        procedure: &ProcedureName,
+    ) -> BTreeSet<NodeId> {
+        let mine = self.peers.iter().filter(|(_, theirs)| theirs == realm).map(|(peer, _)| *peer);
+        mine.filter(|peer| swarm.engine(*peer).rpc().advertised().any(|it| it == procedure))
+            .collect()
+    }
+
+    fn publish(&mut self, swarm: &mut Swarm) {
+        let (from, realm) = self.anybody();
+        let room = self.rng.random_range(0..ROOMS);
+        let what = ["temp", "door", "light"].choose(&mut self.rng).unwrap();
+        let topic: TopicName = format!("room{room}.{what}").parse().unwrap();
+        let wants = |peer: &NodeId| {
+            swarm.engine(*peer).pubsub().subscriptions().any(|(_, it)| it.matches(&topic))
+        };
+        let mine = self.peers.iter().filter(|(_, theirs)| *theirs == realm).map(|(peer, _)| *peer);
+        let to = mine.filter(wants).collect();
+        self.next += 1;
+        let (id, body) = (PublishId(self.next), format!("message {}", self.next));
+        let payload = Payload::new(body.clone(), "text/plain");
+        swarm.note(from, format_args!("publishes {body} to {topic} for {realm}"));
+        swarm.command(from, |engine, now| engine.publish(now, id, topic, payload));
+        self.publishes.push(Published { from, id, body, to });
+    }
+
+    fn call(&mut self, swarm: &mut Swarm) {
+        let (from, realm) = self.anybody();
+        let living = (0..PROCEDURES).map(procedure);
+        let living: Vec<_> =
+            living.filter(|it| !self.providers(swarm, &realm, it).is_empty()).collect();
+        let procedure = living.choose(&mut self.rng).unwrap().clone();
+        self.next += 1;
+        let id = CallId(self.next);
+        let payload = Payload::new(format!("question {}", self.next), "text/plain");
+        swarm.note(from, format_args!("calls {procedure} of {realm}: question {}", self.next));
+        self.calls.push((from, id, payload.clone()));
+        swarm.command(from, |engine, now| engine.call(now, id, procedure, payload, DEADLINE));
+    }
+
+    // ---- what came of it ----
+
+    /// Reads what happened, and counts what succeeded.
+    fn judge(&mut self, swarm: &mut Swarm, when: &str) {
+        let mut found = BTreeMap::new();
+        let mut returned = BTreeMap::new();
+        let mut published = BTreeMap::new();
+        let mut delivered: BTreeMap<String, Vec<NodeId>> = BTreeMap::new();
+        for it in swarm.take_happened() {
+            match it.output {
+                Output::LookedUp { lookup, found: it_found } => {
+                    self.most_asked = self.most_asked.max(it_found.asked);
+                    found.insert((it.node, lookup), it_found);
+                }
+                Output::Returned { id, result } => {
+                    returned.insert((it.node, id), result);
+                }
+                Output::Published { id, result } => {
+                    published.insert((it.node, id), result);
+                }
+                Output::Deliver { message, .. } => {
+                    let body = String::from_utf8(message.payload.body.to_vec()).unwrap();
+                    delivered.entry(body).or_default().push(it.node);
+                }
+                Output::Gap { .. } | Output::Announced { .. } => {}
+                other => panic!("{other:?} is not for an application"),
+            }
+        }
+        let (lookups, publishes, calls) = &mut self.story;
+        for (from, id, sought) in self.lookups.drain(..) {
+            let result = sought.holds(swarm, from, found.get(&(from, id)));
+            if let Err(why) = &result {
+                swarm.note(from, format_args!("looked in vain {when}: {why}"));
+            }
+            lookups.count(result);
+        }
+        // A publish succeeds when it said so, and each living subscriber has the message once.
+        for Published { from, id, body, to } in self.publishes.drain(..) {
+            let mut got = delivered.remove(&body).unwrap_or_default();
+            got.sort();
+            let said = published.get(&(from, id));
+            let wanted: Vec<_> = to.into_iter().collect();
+            // Who crashed after it was delivered does not count.
+            let result = match said {
+                Some(Ok(_)) if got == wanted => Ok(()),
+                Some(said) => {
+                    let names = |ids: &[NodeId]| {
+                        let names = ids.iter().map(|id| {
+                            swarm.engine(*id).me().identity.subject.name.to_string()
+                        });
+                        names.collect::<Vec<_>>().join(" ")
+                    };
+                    Err(format!("{body}: {said:?}, wanted by {}, got by {}", names(&wanted), names(&got)))
+                }
+                None => Err(format!("{body}: no answer")),
+            };
+            if let Err(why) = &result {
+                swarm.note(from, format_args!("published in vain {when}: {why}"));
+            }
+            publishes.count(result);
+        }
+        // A call succeeds when its own payload comes back.
+        for (from, id, payload) in self.calls.drain(..) {
+            let result = match returned.get(&(from, id)) {
+                Some(Ok(answer)) if answer.body == payload.body => Ok(()),
+                Some(Ok(_)) => Err("another's answer".to_owned()),
+                Some(Err(fault)) => Err(fault.to_string()),
+                None => Err(Code::Timeout.to_string()),
+            };
+            if let Err(why) = &result {
+                swarm.note(from, format_args!("called in vain {when}: {why}"));
+            }
+            calls.count(result);
+        }
+    }
+}
+
+impl Sought {
+    /// A lookup succeeds when it says that it is complete, the servers that it found are the
+    /// twenty living ones that are nearest, and it has the record of every living publisher.
+    fn holds(
+        &self,
+        swarm: &Swarm,
+        from: NodeId,
+        found: Option<&macula_proto::dht::Found>,
+    ) -> Result<(), String> {
+        let found = found.ok_or("it did not end")?;
+        if !found.complete {
+            return Err(format!("{} asked, {} answered, not complete", found.asked, found.answered));
+        }
+        let serves = |place: &Place| match (place, &self.scope) {
+            (Place::Bootstrap | Place::Gateway, _) => true,
+            (Place::Realm(theirs), Scope::Realm(mine)) => theirs == mine,
+            (Place::Realm(_), Scope::Infrastructure) => false,
+        };
+        let mut nearest: Vec<NodeId> = swarm
+            .living()
+            .filter(|node| node.id != from && node.grants.server && serves(&node.subject.place))
+            .map(|node| node.id)
+            .collect();
+        nearest.sort_by_key(|node| self.target.distance(*node));
+        nearest.truncate(macula_proto::dht::K);
+        let closest: Vec<NodeId> = found.closest.iter().map(|contact| contact.id).collect();
+        if closest != nearest {
+            let missed = nearest.iter().filter(|node| !closest.contains(node)).count();
+            return Err(format!("{missed} of the nearest were not found"));
+        }
+        let publishers = found.records.iter().map(|found| found.record.publisher.id);
+        let publishers: BTreeSet<_> = publishers.collect();
+        match &self.publishers {
+            Some(wanted) if !publishers.is_superset(wanted) => {
+                Err(format!("{} records of {}", publishers.len(), wanted.len()))
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+}
+
+fn procedure(n: usize) -> ProcedureName {
+    format!("procedure{n}.run").parse().unwrap()
+}
