@@ -144,9 +144,19 @@ pub struct Pong {
 
 /// What others ask of the actor.
 pub(crate) enum Command {
-    Publish { topic: TopicName, payload: Payload, reply: Option<Reply<usize>> },
-    Subscribe { pattern: TopicPattern, queue: QueueSender, reply: Reply<u64> },
-    Unsubscribe { token: u64 },
+    Publish {
+        topic: TopicName,
+        payload: Payload,
+        reply: Option<Reply<usize>>,
+    },
+    Subscribe {
+        pattern: TopicPattern,
+        queue: QueueSender,
+        reply: Reply<u64>,
+    },
+    Unsubscribe {
+        token: u64,
+    },
     Call {
         id: u64,
         procedure: ProcedureName,
@@ -154,16 +164,26 @@ pub(crate) enum Command {
         timeout: Duration,
         reply: Reply<Payload>,
     },
-    CancelCall { id: u64 },
+    CancelCall {
+        id: u64,
+    },
     Advertise {
         procedure: ProcedureName,
         handler: Arc<dyn Handler>,
         runtime: tokio::runtime::Handle,
         reply: Reply<u64>,
     },
-    Withdraw { procedure: ProcedureName, token: u64 },
-    Status { reply: Reply<Status> },
-    Ping { target: Target, reply: Reply<Pong> },
+    Withdraw {
+        procedure: ProcedureName,
+        token: u64,
+    },
+    Status {
+        reply: Reply<Status>,
+    },
+    Ping {
+        target: Target,
+        reply: Reply<Pong>,
+    },
 }
 
 impl Handle {

@@ -30,8 +30,8 @@ use tokio::sync::oneshot;
 use crate::mesh::{self, Command};
 use crate::status::Status;
 
-pub use handler::{Answer, Caller, Handler, Request};
 pub use crate::mesh::{Pong, Target};
+pub use handler::{Answer, Caller, Handler, Request};
 pub use join::{JoinError, JoinFile};
 pub(crate) use queue::{QUEUE_BYTES, QUEUE_MESSAGES, Sender as QueueSender, channel as queue};
 

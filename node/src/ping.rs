@@ -34,7 +34,9 @@ impl Pinger {
     ) -> Result<Self, Fault> {
         let any = match target {
             Target::Address(SocketAddr::V4(_)) => SocketAddr::from(([0, 0, 0, 0], 0)),
-            Target::Address(SocketAddr::V6(_)) | Target::Node(_) => crate::transport::any_address(0),
+            Target::Address(SocketAddr::V6(_)) | Target::Node(_) => {
+                crate::transport::any_address(0)
+            }
         };
         // Incarnation zero: the other side keeps the connection of the node itself, if there is one.
         let endpoint = Endpoint::bind(any, source, 0, Arc::<Metrics>::default())

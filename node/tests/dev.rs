@@ -11,8 +11,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 async fn mesh() -> Mesh {
     let free = "127.0.0.1:0".parse().unwrap();
     let join_file = tempfile::tempdir().unwrap().keep().join("join.json");
-    let options =
-        Options { apis: [free, free], join_file: Some(join_file), ..Options::default() };
+    let options = Options { apis: [free, free], join_file: Some(join_file), ..Options::default() };
     Mesh::start(options).await.unwrap()
 }
 
@@ -26,9 +25,7 @@ async fn next(subscription: &mut macula_node::peer::Subscription) -> Delivery {
 
 fn body(delivery: Delivery) -> String {
     match delivery {
-        Delivery::Message(message) => {
-            String::from_utf8(message.payload.body.to_vec()).unwrap()
-        }
+        Delivery::Message(message) => String::from_utf8(message.payload.body.to_vec()).unwrap(),
         Delivery::Gap { missed } => panic!("{missed} messages were lost"),
     }
 }
@@ -94,9 +91,8 @@ async fn a_handlers_panic_is_that_calls_error_and_nothing_elses() {
         Ok(request.payload)
     };
     let _serving = two.advertise("fragile".parse().unwrap(), handler).await.unwrap();
-    let call = |body: &'static str| {
-        one.call("fragile".parse().unwrap(), Payload::bytes(body), PATIENCE)
-    };
+    let call =
+        |body: &'static str| one.call("fragile".parse().unwrap(), Payload::bytes(body), PATIENCE);
     assert_eq!(call("panic").await.unwrap_err().code, Code::HandlerError);
     assert_eq!(call("fine").await.unwrap().body, "fine");
     mesh.stop().await;

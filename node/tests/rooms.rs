@@ -13,7 +13,8 @@ const PACKAGES: &[(&str, &[&str])] = &[
 ];
 
 /// What the core must never reach, however indirectly.
-const IMPURE: &[&str] = &["tokio", "quinn", "quinn-proto", "mio", "socket2", "hyper", "kube-client"];
+const IMPURE: &[&str] =
+    &["tokio", "quinn", "quinn-proto", "mio", "socket2", "hyper", "kube-client"];
 
 /// Inside the core: these stand side by side, and `engine` joins them.
 const SIDE_BY_SIDE: &[&str] = &["dht", "pubsub", "rpc", "realm"];
@@ -128,11 +129,8 @@ fn imports(text: &str) -> BTreeSet<String> {
             None => vec![rest],
         };
         for name in names {
-            let name: String = name
-                .trim()
-                .chars()
-                .take_while(|c| c.is_ascii_lowercase() || *c == '_')
-                .collect();
+            let name: String =
+                name.trim().chars().take_while(|c| c.is_ascii_lowercase() || *c == '_').collect();
             if !name.is_empty() {
                 found.insert(name);
             }

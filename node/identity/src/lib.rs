@@ -35,7 +35,7 @@ pub use grant::Grants;
 pub use id::NodeId;
 pub use key::{NodeKey, verify_signature};
 pub use name::{MeshName, NodeName, RealmName, TrustDomain};
+pub use rustls::pki_types::{CertificateDer, UnixTime};
 pub use subject::{Place, Role, Scope, Subject};
 pub use tls::{Credentials, Verdict};
 pub use verify::{Refusal, verify};
-pub use rustls::pki_types::{CertificateDer, UnixTime};

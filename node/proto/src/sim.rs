@@ -19,6 +19,7 @@ mod witness;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use macula_identity::{Identity, NodeId, Place, RealmName};
@@ -100,6 +101,7 @@ pub struct Swarm {
 
 #[derive(Debug)]
 struct Node {
+    identity: Arc<Identity>,
     engine: Engine,
     address: SocketAddr,
     /// On a square map whose side is one: latency grows with distance.
@@ -157,6 +159,7 @@ impl Swarm {
         let address = SocketAddr::from((ip, 9443));
         let rng = StdRng::from_seed(self.rng.random());
         let node = Node {
+            identity: Arc::new(me.identity.clone()),
             engine: Engine::new(dht::Config::default(), me, cast.trust(), rng),
             address,
             place: (self.rng.random(), self.rng.random()),
@@ -181,7 +184,7 @@ impl Swarm {
     /// Who is alive, ordered by id.
     pub fn living(&self) -> impl Iterator<Item = &Identity> {
         let alive = self.nodes.values().filter(|node| node.is_alive);
-        alive.map(|node| &node.engine.me().identity)
+        alive.map(|node| &*node.identity)
     }
 
     /// One node, as its application sees it.
@@ -252,7 +255,7 @@ impl Swarm {
     /// Prints a line of the story, when it is traced.
     pub fn note(&self, node: NodeId, what: impl std::fmt::Display) {
         if self.trace {
-            let subject = &self.nodes[&node].engine.me().identity.subject;
+            let subject = &self.nodes[&node].identity.subject;
             println!("{:>10.6} {} {what}", self.elapsed().as_secs_f64(), subject.name);
         }
     }

@@ -91,7 +91,7 @@ pub(super) async fn read(body: Incoming, within: Duration) -> Result<Bytes, Prob
 
 /// What is wrong with a body that cannot be read to its end.
 fn broken(error: &(dyn Error + 'static)) -> Problem {
-    let mut sources = std::iter::successors(Some(error), |error| error.source());
+    let mut sources = std::iter::successors(Some(error), |error| (*error).source());
     let ended = sources.any(|error| {
         let error = error.downcast_ref::<io::Error>();
         error.is_some_and(|error| error.kind() == io::ErrorKind::UnexpectedEof)
@@ -107,7 +107,7 @@ fn broken(error: &(dyn Error + 'static)) -> Problem {
 
 /// An error and what it came from, in one line.
 pub(super) fn with_sources(error: &(dyn Error + 'static)) -> String {
-    let chain = std::iter::successors(Some(error), |error| error.source());
+    let chain = std::iter::successors(Some(error), |error| (*error).source());
     chain.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 

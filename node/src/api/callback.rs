@@ -1,12 +1,10 @@
 //! Procedures that an application serves over HTTP: each call is a POST to its callback.
 //! docs/API.md states the contract.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::HeaderValue;
-use http::{Request, Response, StatusCode, Uri};
+use http::{HeaderName, HeaderValue, Method, Request, Response, Uri};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
@@ -20,8 +18,9 @@ use super::body::{describe, payload, with_sources};
 use super::door::is_loopback;
 use super::limits;
 use super::problem::Problem;
+use super::task::in_own_task;
 use crate::peer::{self, Caller};
-use crate::supervise::{Kind, failpoint};
+use crate::supervise::{Kind, Spawner, failpoint};
 
 /// How long an idle connection to a callback is kept. Short of what servers usually allow.
 const IDLE: Duration = Duration::from_secs(30);
@@ -62,6 +61,126 @@ pub(super) fn parse(body: &[u8], own: u16) -> Result<Uri, Problem> {
 
 /// Calls callbacks, over connections that are kept for the next call.
 #[derive(Clone, Debug)]
-pub(super) struct Caller_ {
+pub(super) struct Callbacks {
     client: Client<HttpConnector, Full<Bytes>>,
+    tasks: Spawner,
+}
+
+impl Callbacks {
+    pub(super) fn new(tasks: Spawner) -> Self {
+        let mut connector = HttpConnector::new();
+        connector.set_nodelay(true);
+        let client = Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(IDLE)
+            .pool_max_idle_per_host(limits::CALLBACK_IDLE)
+            .http1_max_buf_size(limits::BUFFER)
+            .build(connector);
+        Self { client, tasks }
+    }
+
+    /// What answers the calls of a procedure that has this callback.
+    pub(super) fn handler(&self, callback: Uri) -> impl peer::Handler {
+        let this = self.clone();
+        move |request: peer::Request| {
+            let (this, callback) = (this.clone(), callback.clone());
+            async move {
+                let tasks = this.tasks.clone();
+                let call = async move {
+                    failpoint(Kind::Callback);
+                    this.call(callback, request).await
+                };
+                in_own_task(&tasks, Kind::Callback, call).await.unwrap_or_else(|| {
+                    Err(Fault::new(Code::Internal, "the task that ran the callback died"))
+                })
+            }
+        }
+    }
+
+    async fn call(&self, callback: Uri, request: peer::Request) -> Result<Payload, Fault> {
+        let timeout = request.timeout;
+        let request = post(callback, request);
+        tokio::time::timeout(timeout, self.exchange(request)).await.unwrap_or_else(|_| {
+            Err(Fault::new(Code::Timeout, "the callback did not answer before the deadline"))
+        })
+    }
+
+    async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<Payload, Fault> {
+        // No redirect is followed: the client has no such thing.
+        let response = self.client.request(request).await.map_err(|error| {
+            let because = format!("the callback cannot be reached: {}", with_sources(&error));
+            Fault::new(Code::HandlerUnavailable, because)
+        })?;
+        if response.status().is_success() {
+            answer(response).await
+        } else {
+            Err(error(response).await)
+        }
+    }
+}
+
+/// The request that a call becomes.
+fn post(callback: Uri, request: peer::Request) -> Request<Full<Bytes>> {
+    let peer::Request { procedure, payload, caller: Caller { id, name }, timeout } = request;
+    let mut post = Request::new(Full::new(payload.body.clone()));
+    *post.method_mut() = Method::POST;
+    *post.uri_mut() = callback;
+    let headers = post.headers_mut();
+    describe(&payload, headers);
+    for (key, value) in [
+        (PROCEDURE, procedure.to_string()),
+        (CALLER, id.to_string()),
+        (CALLER_NAME, name.to_string()),
+        (TIMEOUT, format!("{}ms", timeout.as_millis())),
+    ] {
+        let value = HeaderValue::try_from(value).expect("names and numbers are ASCII");
+        headers.insert(key, value);
+    }
+    post
+}
+
+const PROCEDURE: HeaderName = HeaderName::from_static("macula-procedure");
+const CALLER: HeaderName = HeaderName::from_static("macula-caller");
+const CALLER_NAME: HeaderName = HeaderName::from_static("macula-caller-name");
+/// What is left of the caller's deadline here, and all of it in `POST /v1/call/{procedure}`.
+pub(super) const TIMEOUT: HeaderName = HeaderName::from_static("macula-timeout");
+
+/// The answer of a callback that succeeded.
+async fn answer(response: Response<Incoming>) -> Result<Payload, Fault> {
+    let (head, body) = response.into_parts();
+    let body = Limited::new(body, limits::BODY).collect().await.map_err(|error| {
+        if error.is::<LengthLimitError>() {
+            let because = format!("the callback's answer has more than {} bytes", limits::BODY);
+            return Fault::new(Code::TooLarge, because);
+        }
+        let because = format!("the callback broke off its answer: {}", with_sources(&*error));
+        Fault::new(Code::HandlerUnavailable, because)
+    })?;
+    payload(&head.headers, body.to_bytes()).map_err(|problem| {
+        let because = format!("the callback's answer cannot be carried: {}", problem.because());
+        Fault::new(Code::HandlerError, because)
+    })
+}
+
+/// What a callback that did not succeed says: its status, and the beginning of its body.
+async fn error(response: Response<Incoming>) -> Fault {
+    let (head, mut body) = response.into_parts();
+    let mut text = Vec::new();
+    while text.len() < limits::ERROR_TEXT
+        && let Some(Ok(frame)) = body.frame().await
+    {
+        if let Ok(bytes) = frame.into_data() {
+            text.extend_from_slice(&bytes[..bytes.len().min(limits::ERROR_TEXT - text.len())]);
+        }
+    }
+    let text = String::from_utf8_lossy(&text);
+    let (status, text) = (head.status, text.trim());
+    let because = if status.is_redirection() {
+        format!("the callback answered {status}, and redirects are not followed")
+    } else if text.is_empty() {
+        format!("the callback answered {status}")
+    } else {
+        format!("the callback answered {status}: {text}")
+    };
+    Fault::new(Code::HandlerError, because)
 }

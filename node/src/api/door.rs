@@ -98,7 +98,8 @@ mod tests {
 
     #[test]
     fn lets_in_whoever_names_loopback() {
-        for host in ["127.0.0.1:7780", "127.9.9.9", "[::1]:7780", "[::1]", "localhost", "LocalHost:1"]
+        for host in
+            ["127.0.0.1:7780", "127.9.9.9", "[::1]:7780", "[::1]", "localhost", "LocalHost:1"]
         {
             assert_eq!(refusal(&[("host", host)]), None, "{host}");
         }

@@ -216,13 +216,7 @@ pub(super) struct Guarded<S> {
 
 impl<S> Guarded<S> {
     pub(super) fn new(stream: S, watch: Watch) -> Self {
-        Self {
-            stream,
-            watch,
-            reading: Timer::default(),
-            writing: Timer::default(),
-            stalled: None,
-        }
+        Self { stream, watch, reading: Timer::default(), writing: Timer::default(), stalled: None }
     }
 
     /// The stream, no longer under watch.

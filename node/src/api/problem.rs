@@ -6,7 +6,7 @@ use http::{HeaderValue, Response, StatusCode};
 use macula_proto::{Code, Fault};
 use serde_json::json;
 
-use super::Body;
+use super::body::Body;
 
 /// The media type of a problem document (RFC 9457 §3).
 const CONTENT: HeaderValue = HeaderValue::from_static("application/problem+json");
@@ -42,6 +42,10 @@ impl Problem {
         self.fault.code
     }
 
+    pub(super) fn because(&self) -> &str {
+        &self.fault.because
+    }
+
     /// Says what was tried, when that is not said yet.
     pub(super) fn tried(mut self, tried: impl FnOnce() -> String) -> Self {
         if self.fault.tried.is_empty() {
@@ -50,8 +54,7 @@ impl Problem {
         self
     }
 
-    /// The document and its length are all that a parser's refusal needs too.
-    pub(super) fn document(&self) -> Vec<u8> {
+    fn document(&self) -> Vec<u8> {
         let Fault { code, tried, because } = &self.fault;
         let mut document = json!({
             "type": code.page(),
@@ -152,9 +155,8 @@ mod tests {
 
     #[test]
     fn tells_when_to_retry_only_what_passes_by_itself() {
-        let retry_after = |code| {
-            Problem::new(code, "x").response().headers().get(RETRY_AFTER).cloned()
-        };
+        let retry_after =
+            |code| Problem::new(code, "x").response().headers().get(RETRY_AFTER).cloned();
         assert_eq!(retry_after(Code::Starting), Some(RETRY));
         assert_eq!(retry_after(Code::TooMany), Some(RETRY));
         assert_eq!(retry_after(Code::NoProvider), None);

@@ -110,8 +110,8 @@ fn pattern(uri: &Uri) -> Result<TopicPattern, Problem> {
             return Err(refuse("the query has `topic` twice; open a stream for each".to_owned()));
         }
     }
-    let pattern =
-        found.ok_or_else(|| refuse("the query lacks `topic`: /v1/subscribe?topic=a.**".to_owned()))?;
+    let pattern = found
+        .ok_or_else(|| refuse("the query lacks `topic`: /v1/subscribe?topic=a.**".to_owned()))?;
     Ok(pattern.parse()?)
 }
 

@@ -57,12 +57,8 @@ pub(super) async fn run(shared: Arc<Shared>, tasks: Spawner) -> Result<(), BindE
     let incarnation = shared.next_incarnation();
     let credentials = shared.config.source.borrow().clone();
     let listen = shared.address.get().copied().unwrap_or(shared.config.listen);
-    let endpoint = Endpoint::bind(
-        listen,
-        shared.config.source.clone(),
-        incarnation,
-        shared.metrics.clone(),
-    )?;
+    let endpoint =
+        Endpoint::bind(listen, shared.config.source.clone(), incarnation, shared.metrics.clone())?;
     let address = *shared.address.get_or_init(|| endpoint.local_address());
     tracing::info!(%address, node = %credentials.identity.id, "listening");
     let (events_in, mut events) = mpsc::channel(EVENTS);
@@ -348,7 +344,8 @@ impl Actor {
 
     /// Completes a handshake, in a task of its own: one that stalls keeps nobody waiting.
     fn greet(&self, incoming: Incoming) {
-        let (endpoint, dials, life) = (self.endpoint.clone(), self.dials.clone(), self.life.clone());
+        let (endpoint, dials, life) =
+            (self.endpoint.clone(), self.dials.clone(), self.life.clone());
         self.tasks.spawn(Kind::Connection, async move {
             match life.run_until_cancelled(endpoint.greet(incoming)).await {
                 Some(Ok(link)) => {
@@ -371,8 +368,7 @@ impl Actor {
                 match why {
                     Why::Accepted => {}
                     Why::Seed(address) => {
-                        tracing::debug!(%address, %fault, "a seed cannot be reached");
-                        self.seeds.on_failed(now, address);
+                        self.on_seed_failed(now, address, fault);
                         self.shared.config.seeds.seed_lost(address);
                     }
                     Why::Node(node) => self.on_dial_failed(now, node, fault),
@@ -395,6 +391,18 @@ impl Actor {
             Why::Seed(address) => self.seeds.on_connected(address, node),
             Why::Ping(reply) => self.ping_over(link, reply),
             Why::Accepted | Why::Node(_) => {}
+        }
+    }
+
+    /// Says so once for each reason: it is tried again until it succeeds.
+    fn on_seed_failed(&mut self, now: Instant, address: SocketAddr, fault: Fault) {
+        let Fault { code, because, .. } = fault.clone();
+        if !self.seeds.on_failed(now, address, fault) {
+            tracing::debug!(%address, %code, because, "a seed cannot be joined yet");
+        } else if matches!(code, Code::Unreachable | Code::Timeout) {
+            tracing::info!(%address, %code, because, "a seed cannot be reached; trying again");
+        } else {
+            tracing::warn!(%address, %code, because, "a seed cannot be joined; trying again");
         }
     }
 
@@ -460,14 +468,14 @@ impl Actor {
 
     fn on_dial_failed(&mut self, now: Instant, node: NodeId, fault: Fault) {
         let entry = self.nodes.entry(node);
+        let until = now + DIAL_AGAIN_AFTER;
+        entry.dial = Dial::Failed { until, fault: fault.clone() };
         if entry.link.is_some() {
-            entry.dial = Dial::Idle;
+            tracing::debug!(%node, %fault, "a connection could not be replaced yet");
             return;
         }
         let dropped = entry.outbox.clear();
         let waiting = std::mem::take(&mut entry.waiting);
-        let until = now + DIAL_AGAIN_AFTER;
-        entry.dial = Dial::Failed { until, fault: fault.clone() };
         self.shared.metrics.messages_dropped.add(MessageDrop::Unreachable, dropped);
         tracing::debug!(%node, %fault, dropped, "a node cannot be reached");
         for pending in waiting {
@@ -514,7 +522,8 @@ impl Actor {
     }
 
     fn spawn_dial(&self, why: Why, addresses: Vec<SocketAddr>, expected: Expected) {
-        let (endpoint, dials, life) = (self.endpoint.clone(), self.dials.clone(), self.life.clone());
+        let (endpoint, dials, life) =
+            (self.endpoint.clone(), self.dials.clone(), self.life.clone());
         self.tasks.spawn(Kind::Connection, async move {
             let dial = async {
                 let mut result = Err(Fault::new(Code::Unreachable, "no address is known"));
@@ -545,18 +554,19 @@ impl Actor {
         self.credentials = credentials.clone();
         self.engine.set_trust(trust(&credentials));
         self.engine.set_me(now, me(&credentials, incarnation));
-        let mut redial = Vec::new();
         for link in self.nodes.links() {
-            match credentials.bundle.still_trusts(link.identity()) {
-                Err(refusal) => link.close(Code::TrustWithdrawn, &refusal.to_string()),
-                Ok(()) if link.valid_until() < credentials.identity.not_after => {
-                    redial.push((link.identity().id, link.address()));
-                }
-                Ok(()) => {}
+            if let Err(refusal) = credentials.bundle.still_trusts(link.identity()) {
+                link.close(Code::TrustWithdrawn, &refusal.to_string());
             }
         }
-        // Make before break: the new connection takes the old one's place when it is up.
-        for (node, address) in redial {
+        self.renew_links();
+    }
+
+    /// Make before break: dials where a link shows an earlier certificate of ours; the new link takes
+    /// the old one's place when it is up.
+    fn renew_links(&mut self) {
+        let not_after = self.credentials.identity.not_after;
+        for (node, address) in self.nodes.to_renew(Instant::now(), not_after) {
             self.dial(node, vec![address]);
         }
     }
@@ -607,17 +617,14 @@ impl Actor {
         }
     }
 
-    fn invocation(
-        &self,
-        call: macula_proto::rpc::Incoming,
-        caller: Caller,
-    ) -> Option<Invocation> {
+    fn invocation(&self, call: macula_proto::rpc::Incoming, caller: Caller) -> Option<Invocation> {
         let registry = self.shared.registry();
         let Serving { handler, runtime, .. } = registry.procedures.get(&call.procedure)?.clone();
         drop(registry);
         self.shared.metrics.calls_served.inc();
         let macula_proto::rpc::Incoming { procedure, payload, timeout } = call;
-        Some(Invocation { handler, runtime, request: Request { procedure, payload, caller, timeout } })
+        let request = Request { procedure, payload, caller, timeout };
+        Some(Invocation { handler, runtime, request, counters: self.tasks.counters().clone() })
     }
 
     /// Sends a request over the node's link, or when there is one.
@@ -804,6 +811,7 @@ impl Actor {
     fn look_after(&mut self) {
         let now = Instant::now();
         self.dial_seeds();
+        self.renew_links();
         self.nodes.prune(now);
         let clock = clock::now();
         for link in self.nodes.links() {
@@ -852,8 +860,13 @@ impl Actor {
             .iter()
             .map(|name| format!("the seed {} does not resolve: {}", name.name, name.because))
             .collect();
-        if !*self.shared.ready.borrow() && waiting.is_empty() {
-            waiting.push("no seed has answered yet".to_owned());
+        if !*self.shared.ready.borrow() {
+            waiting.extend(self.seeds.failed().map(|(address, Fault { code, because, .. })| {
+                format!("the seed {address} cannot be joined: {code}: {because}")
+            }));
+            if waiting.is_empty() {
+                waiting.push("no seed has answered yet".to_owned());
+            }
         }
         let dht = self.engine.dht();
         let sizes = dht.table_sizes();
@@ -889,8 +902,16 @@ impl Actor {
             seeds: found.seeds.iter().map(ToString::to_string).collect(),
             connections: connections.collect(),
             dht: status::Dht {
-                infrastructure: sizes.iter().filter(|(scope, _)| is_infrastructure(scope)).map(|(_, n)| n).sum(),
-                realm_servers: sizes.iter().filter(|(scope, _)| !is_infrastructure(scope)).map(|(_, n)| n).sum(),
+                infrastructure: sizes
+                    .iter()
+                    .filter(|(scope, _)| is_infrastructure(scope))
+                    .map(|(_, n)| n)
+                    .sum(),
+                realm_servers: sizes
+                    .iter()
+                    .filter(|(scope, _)| !is_infrastructure(scope))
+                    .map(|(_, n)| n)
+                    .sum(),
                 records: dht.records(),
             },
             subscriptions: self
@@ -921,4 +942,3 @@ fn trust(credentials: &Credentials) -> Trust {
 fn not_sent(fault: &Fault) -> Fault {
     Fault::new(Code::Unreachable, format!("{}: {}", fault.code, fault.because))
 }
-

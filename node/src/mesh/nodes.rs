@@ -1,6 +1,7 @@
 //! What is known of each other node: its link, a dial under way, and what waits for it.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -77,6 +78,21 @@ impl Nodes {
     /// The live links, in the order of their nodes' ids.
     pub(super) fn links(&self) -> impl Iterator<Item = &Link> {
         self.0.values().filter_map(|node| node.link.as_ref()).map(|live| &live.link)
+    }
+
+    /// Where links lead that show a certificate of ours which ends before this, and that nobody is
+    /// replacing just now.
+    pub(super) fn to_renew(&self, now: Instant, not_after: u64) -> Vec<(NodeId, SocketAddr)> {
+        let outdated = self.0.iter().filter_map(|(id, Node { link, dial, .. })| {
+            let due = match dial {
+                Dial::Idle => true,
+                Dial::Dialling => false,
+                Dial::Failed { until, .. } => *until <= now,
+            };
+            let link = &link.as_ref()?.link;
+            (due && link.own_until() < not_after).then(|| (*id, link.address()))
+        });
+        outdated.collect()
     }
 
     /// Forgets nodes with which there is nothing to do.

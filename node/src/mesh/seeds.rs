@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use macula_proto::Fault;
 use macula_proto::identity::NodeId;
 use rand::Rng;
 
@@ -26,6 +27,8 @@ struct Seed {
     node: Option<NodeId>,
     dialling: bool,
     failures: u32,
+    /// Why the last dial failed, until one succeeds.
+    fault: Option<Fault>,
     not_before: Instant,
 }
 
@@ -38,6 +41,7 @@ impl Seeds {
                 node: None,
                 dialling: false,
                 failures: 0,
+                fault: None,
                 not_before: now,
             });
         }
@@ -47,9 +51,10 @@ impl Seeds {
     pub(super) fn to_dial(&mut self, now: Instant, all: bool) -> Vec<SocketAddr> {
         let busy = self.seeds.values().filter(|seed| seed.node.is_some() || seed.dialling).count();
         let wanted = if all { usize::MAX } else { ENOUGH_FOR_A_PEER.saturating_sub(busy) };
-        let due = self.seeds.iter_mut().filter(|(_, seed)| {
-            seed.node.is_none() && !seed.dialling && seed.not_before <= now
-        });
+        let due = self
+            .seeds
+            .iter_mut()
+            .filter(|(_, seed)| seed.node.is_none() && !seed.dialling && seed.not_before <= now);
         due.take(wanted)
             .map(|(address, seed)| {
                 seed.dialling = true;
@@ -61,7 +66,9 @@ impl Seeds {
     /// A dial led to this node.
     pub(super) fn on_connected(&mut self, address: SocketAddr, node: NodeId) {
         if let Some(seed) = self.seeds.get_mut(&address) {
-            *seed = Seed { node: Some(node), dialling: false, failures: 0, ..*seed };
+            let not_before = seed.not_before;
+            *seed =
+                Seed { node: Some(node), dialling: false, failures: 0, fault: None, not_before };
         }
     }
 
@@ -73,21 +80,29 @@ impl Seeds {
         }
     }
 
-    /// A dial failed.
-    pub(super) fn on_failed(&mut self, now: Instant, address: SocketAddr) {
+    /// A dial failed. Gives whether that is news: the first failure, or one with another code.
+    pub(super) fn on_failed(&mut self, now: Instant, address: SocketAddr, fault: Fault) -> bool {
+        let mut news = false;
         if let Some(seed) = self.seeds.get_mut(&address) {
+            news = seed.fault.as_ref().is_none_or(|before| before.code != fault.code);
             seed.dialling = false;
             seed.failures = seed.failures.saturating_add(1);
+            seed.fault = Some(fault);
             let pause = FIRST_PAUSE * 2_u32.saturating_pow(seed.failures.min(8) - 1);
             let jitter = rand::rng().random_range(0.5..1.0);
             seed.not_before = now + pause.min(LONGEST_PAUSE).mul_f64(jitter);
         }
+        news
+    }
+
+    /// The seeds whose last dial failed, and why.
+    pub(super) fn failed(&self) -> impl Iterator<Item = (SocketAddr, &Fault)> {
+        self.seeds.iter().filter_map(|(address, seed)| Some((*address, seed.fault.as_ref()?)))
     }
 
     /// No link to this node is left; gives the address if it was a seed.
     pub(super) fn on_lost(&mut self, now: Instant, node: NodeId) -> Option<SocketAddr> {
-        let (address, seed) =
-            self.seeds.iter_mut().find(|(_, seed)| seed.node == Some(node))?;
+        let (address, seed) = self.seeds.iter_mut().find(|(_, seed)| seed.node == Some(node))?;
         seed.node = None;
         seed.not_before = now;
         Some(*address)
@@ -101,6 +116,8 @@ impl Seeds {
 
 #[cfg(test)]
 mod tests {
+    use macula_proto::Code;
+
     use super::*;
 
     fn address(port: u16) -> SocketAddr {
@@ -123,7 +140,10 @@ mod tests {
         let mut seeds = Seeds::default();
         seeds.set(now, &addresses);
         let first = seeds.to_dial(now, false);
-        seeds.on_failed(now, first[0]);
+        let fault = Fault::of(Code::Unreachable);
+        assert!(seeds.on_failed(now, first[0], fault.clone()), "news");
+        assert!(!seeds.on_failed(now, first[0], fault.clone()), "the same again");
+        assert_eq!(seeds.failed().collect::<Vec<_>>(), [(first[0], &fault)]);
         assert_eq!(seeds.to_dial(now, false), [address(4)]);
         assert_eq!(seeds.to_dial(now + LONGEST_PAUSE, true), [first[0]]);
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use macula_proto::engine::{RequestId, failure_of};
@@ -18,7 +18,7 @@ use super::nodes::Pending;
 use super::outbox::Outbox;
 use crate::clock;
 use crate::peer::{Caller, Handler, Request};
-use crate::supervise::{Kind, Spawner, failpoint};
+use crate::supervise::{Counters, Kind, Spawner, failpoint};
 use crate::transport::{FlowReader, Link, RequestStream};
 
 /// A request that must not run twice goes to a node that was heard within this time, or answers a
@@ -28,6 +28,9 @@ const PROBE_AFTER: Duration = Duration::from_secs(1);
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a superseded link may take to finish what is under way on it.
 const RETIREMENT: Duration = Duration::from_secs(5);
+
+/// How long nothing may have been under way on it before it is closed, at least.
+const QUIET: Duration = Duration::from_millis(100);
 
 /// What a link's tasks tell the actor.
 pub(super) enum Event {
@@ -54,6 +57,8 @@ pub(super) struct Invocation {
     pub(super) handler: Arc<dyn Handler>,
     pub(super) runtime: tokio::runtime::Handle,
     pub(super) request: Request,
+    /// Where its panic is counted.
+    pub(super) counters: Arc<Counters>,
 }
 
 /// One link's tasks share this.
@@ -143,33 +148,36 @@ impl Context {
 
     fn serve(&self, mut stream: RequestStream) {
         let (link, events, busy) = (self.link.clone(), self.events.clone(), Busy::new(&self.busy));
-        self.tasks.spawn(Kind::Stream, self.until_end(async move {
-            let _busy = busy;
-            failpoint(Kind::Stream);
-            let request = match stream.request().await {
-                Ok(request) => request,
-                Err(fault) => {
-                    // The asker may have gone, which is then no news.
-                    let _ = stream.respond(response::Body::Failure(failure_of(&fault))).await;
+        self.tasks.spawn(
+            Kind::Stream,
+            self.until_end(async move {
+                let _busy = busy;
+                failpoint(Kind::Stream);
+                let request = match stream.request().await {
+                    Ok(request) => request,
+                    Err(fault) => {
+                        // The asker may have gone, which is then no news.
+                        let _ = stream.respond(response::Body::Failure(failure_of(&fault))).await;
+                        return;
+                    }
+                };
+                link.on_heard();
+                let (reply, answer) = oneshot::channel();
+                if events.send(Event::Request { link, request, reply }).await.is_err() {
                     return;
                 }
-            };
-            link.on_heard();
-            let (reply, answer) = oneshot::channel();
-            if events.send(Event::Request { link, request, reply }).await.is_err() {
-                return;
-            }
-            let body = match answer.await {
-                Ok(Answer::Respond(body)) => body,
-                Ok(Answer::Invoke(invocation)) => tokio::select! {
-                    body = invocation.run() => body,
-                    () = stream.cancelled() => return,
-                },
-                Err(_) => response::Body::Failure(failure_of(&super::restarted())),
-            };
-            // The asker may have gone.
-            let _ = stream.respond(body).await;
-        }));
+                let body = match answer.await {
+                    Ok(Answer::Respond(body)) => body,
+                    Ok(Answer::Invoke(invocation)) => tokio::select! {
+                        body = invocation.run() => body,
+                        () = stream.cancelled() => return,
+                    },
+                    Err(_) => response::Body::Failure(failure_of(&super::restarted())),
+                };
+                // The asker may have gone.
+                let _ = stream.respond(body).await;
+            }),
+        );
     }
 
     fn read(&self, flow: FlowReader) {
@@ -218,7 +226,13 @@ impl Context {
 
     /// Writes what the outbox holds, until a better link comes.
     async fn write_flow(&self) {
-        let _turn = self.outbox.turn.lock().await;
+        let _turn = tokio::select! {
+            biased;
+            // A link that is the worse one from its first day never gets a turn.
+            () = self.superseded.cancelled() => return,
+            _ = self.link.closed() => return,
+            turn = self.outbox.turn.lock() => turn,
+        };
         let mut encoder = flow::Writer::default();
         let mut batch = BytesMut::new();
         let mut flow = None;
@@ -230,12 +244,13 @@ impl Context {
                 _ = self.link.closed() => return,
                 () = self.outbox.filled() => {}
             }
-            let stream = match &mut flow {
-                Some(stream) => stream,
+            let (stream, _) = match &mut flow {
+                Some(flow) => flow,
                 None => match self.link.open_flow().await {
                     Ok(stream) => {
                         flow::Writer::open(self.incarnation, &mut batch);
-                        flow.insert(stream)
+                        // Until the other end has all of it, the link must not retire.
+                        flow.insert((stream, Busy::new(&self.busy)))
                     }
                     Err(_) => return,
                 },
@@ -248,7 +263,7 @@ impl Context {
                 return;
             }
         }
-        if let Some(stream) = flow {
+        if let Some((stream, _busy)) = flow {
             // On failure the link has ended, and what it held with it.
             let _ = stream.finish().await;
         }
@@ -261,12 +276,16 @@ impl Context {
             () = self.superseded.cancelled() => {}
         }
         let quiet = async {
-            // After the writer's turn is over; then until requests and flows have ended.
-            let mut check = tokio::time::interval(Duration::from_millis(20));
-            let mut quiet_for = 0;
-            while quiet_for < 5 {
+            // Until requests and flows, in and out, have ended; and the other end, which may learn
+            // of the newer link half a round trip later, has had time to begin none here.
+            let enough = QUIET.max(3 * self.link.rtt());
+            let mut check = tokio::time::interval(QUIET / 5);
+            let mut since = Instant::now();
+            while since.elapsed() < enough {
                 check.tick().await;
-                quiet_for = if self.busy.load(Ordering::Relaxed) == 0 { quiet_for + 1 } else { 0 };
+                if self.busy.load(Ordering::Relaxed) > 0 {
+                    since = Instant::now();
+                }
             }
         };
         let _ = tokio::time::timeout(RETIREMENT, quiet).await;
@@ -286,22 +305,25 @@ impl Context {
     /// Sends a request of ours.
     pub(super) fn ask(&self, pending: Pending, cancelled: CancellationToken) {
         let (link, events, busy) = (self.link.clone(), self.events.clone(), Busy::new(&self.busy));
-        self.tasks.spawn(Kind::Stream, self.until_end(async move {
-            let _busy = busy;
-            failpoint(Kind::Stream);
-            let id = pending.id;
-            let asked = cancelled.run_until_cancelled(ask(&link, pending)).await;
-            let event = match asked {
-                None => return,
-                Some(Asked::Response(result)) => Event::Response { id, result },
-                Some(Asked::Dead(pending)) => {
-                    link.close(Code::Unreachable, "did not answer a ping");
-                    Event::Again { link, pending }
-                }
-            };
-            // Without a receiver nobody waits for it.
-            let _ = events.send(event).await;
-        }));
+        self.tasks.spawn(
+            Kind::Stream,
+            self.until_end(async move {
+                let _busy = busy;
+                failpoint(Kind::Stream);
+                let id = pending.id;
+                let asked = cancelled.run_until_cancelled(ask(&link, pending)).await;
+                let event = match asked {
+                    None => return,
+                    Some(Asked::Response(result)) => Event::Response { id, result },
+                    Some(Asked::Dead(pending)) => {
+                        link.close(Code::Unreachable, "did not answer a ping");
+                        Event::Again { link, pending }
+                    }
+                };
+                // Without a receiver nobody waits for it.
+                let _ = events.send(event).await;
+            }),
+        );
     }
 }
 
@@ -326,10 +348,8 @@ async fn ask(link: &Link, pending: Pending) -> Asked {
 
 /// One request and its response. `unreachable`: it was certainly not sent.
 pub(crate) async fn exchange(link: &Link, body: request::Body) -> Result<response::Body, Fault> {
-    let mut stream = link
-        .open_request()
-        .await
-        .map_err(|fault| Fault::new(Code::Unreachable, fault.because))?;
+    let mut stream =
+        link.open_request().await.map_err(|fault| Fault::new(Code::Unreachable, fault.because))?;
     let answer = stream.ask(body).await?;
     link.on_heard();
     Ok(answer)
@@ -338,7 +358,7 @@ pub(crate) async fn exchange(link: &Link, body: request::Body) -> Result<respons
 impl Invocation {
     /// Runs the handler in a task of its own. Dropping this cancels it.
     pub(super) async fn run(self) -> response::Body {
-        let Self { handler, runtime, request } = self;
+        let Self { handler, runtime, request, counters } = self;
         let timeout = request.timeout;
         let task = runtime.spawn(async move {
             failpoint(Kind::Handler);
@@ -347,7 +367,11 @@ impl Invocation {
         let task = tokio_util::task::AbortOnDropHandle::new(task);
         let result = match tokio::time::timeout(timeout, task).await {
             Err(_) => Err(Fault::new(Code::Timeout, "the handler did not answer in time")),
-            Ok(Err(_)) => Err(Fault::new(Code::HandlerError, "the handler panicked")),
+            Ok(Err(error)) if error.is_panic() => {
+                counters.panicked(Kind::Handler);
+                Err(Fault::new(Code::HandlerError, "the handler panicked"))
+            }
+            Ok(Err(_)) => Err(Fault::new(Code::HandlerError, "the handler's runtime has ended")),
             Ok(Ok(result)) => result,
         };
         let result = result.and_then(|payload| payload.check().map(|()| payload));

@@ -125,9 +125,8 @@ impl Peer {
 impl JoinFile {
     /// An identity of this name in the file's realm, renewed while its task runs.
     pub(crate) fn enrol(&self, name: &str) -> Result<Arc<in_process::Renewal>, JoinError> {
-        let invalid = |error: macula_proto::identity::name::Error| {
-            JoinError::Invalid(error.to_string())
-        };
+        let invalid =
+            |error: macula_proto::identity::name::Error| JoinError::Invalid(error.to_string());
         let authority = Arc::new(self.authority()?);
         let realm = self.realm.parse().map_err(invalid)?;
         let name = name.parse().map_err(invalid)?;

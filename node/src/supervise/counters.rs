@@ -45,7 +45,8 @@ impl Counters {
         Kind::ALL.iter().map(|&kind| (kind, self.get(kind)))
     }
 
-    pub(super) fn panicked(&self, kind: Kind) {
+    /// Counts a panic of a task that is watched elsewhere than in a tree or a spawner.
+    pub(crate) fn panicked(&self, kind: Kind) {
         self.of(kind).panics.fetch_add(1, Ordering::Relaxed);
     }
 

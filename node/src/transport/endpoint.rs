@@ -127,8 +127,7 @@ impl Endpoint {
             .quinn
             .connect_with(config, address, "macula.invalid")
             .map_err(|error| unreachable(address, &error.to_string()))?;
-        let connection =
-            connecting.await.map_err(|error| refused(&verdict, &error, address))?;
+        let connection = connecting.await.map_err(|error| refused(&verdict, &error, address))?;
         let identity = outcome(&verdict, &connection)?;
         close_if_refused(&connection, realm::judge(&me.identity, &identity, expected))?;
         let (mut send, mut recv) =
@@ -137,7 +136,9 @@ impl Endpoint {
         stream::write(&mut send, &Frame::Hello(hello)).await?;
         let ack = match stream::read_one(&mut recv).await {
             Ok(Frame::HelloAck(ack)) => ack,
-            Ok(_) => return Err(close(&connection, Fault::new(Code::Protocol, "expected HelloAck"))),
+            Ok(_) => {
+                return Err(close(&connection, Fault::new(Code::Protocol, "expected HelloAck")));
+            }
             Err(fault) => {
                 return Err(match connection.close_reason() {
                     Some(error) => refused(&verdict, &error, address),
@@ -282,8 +283,14 @@ fn transport() -> Arc<TransportConfig> {
 }
 
 fn server_config(me: &Credentials, verdict: Verdict) -> quinn::ServerConfig {
-    let tls = tls::server_config(&tls::Credentials::new(&me.chain, &me.key), me.bundle.clone(), me.mesh.clone(), wire::ALPN, verdict)
-        .expect("credentials were checked when they were loaded");
+    let tls = tls::server_config(
+        &tls::Credentials::new(&me.chain, &me.key),
+        me.bundle.clone(),
+        me.mesh.clone(),
+        wire::ALPN,
+        verdict,
+    )
+    .expect("credentials were checked when they were loaded");
     let crypto = QuicServerConfig::try_from(tls).expect("TLS 1.3 with an initial cipher suite");
     let mut config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
     config.transport_config(transport());
@@ -294,8 +301,14 @@ fn server_config(me: &Credentials, verdict: Verdict) -> quinn::ServerConfig {
 }
 
 fn client_config(me: &Credentials, verdict: Verdict) -> quinn::ClientConfig {
-    let tls = tls::client_config(&tls::Credentials::new(&me.chain, &me.key), me.bundle.clone(), me.mesh.clone(), wire::ALPN, verdict)
-        .expect("credentials were checked when they were loaded");
+    let tls = tls::client_config(
+        &tls::Credentials::new(&me.chain, &me.key),
+        me.bundle.clone(),
+        me.mesh.clone(),
+        wire::ALPN,
+        verdict,
+    )
+    .expect("credentials were checked when they were loaded");
     let crypto = QuicClientConfig::try_from(tls).expect("TLS 1.3 with an initial cipher suite");
     let mut config = quinn::ClientConfig::new(Arc::new(crypto));
     config.transport_config(transport());
@@ -310,7 +323,10 @@ fn outcome(verdict: &Verdict, connection: &quinn::Connection) -> Result<Identity
     })
 }
 
-fn close_if_refused(connection: &quinn::Connection, result: Result<(), Fault>) -> Result<(), Fault> {
+fn close_if_refused(
+    connection: &quinn::Connection,
+    result: Result<(), Fault>,
+) -> Result<(), Fault> {
     result.map_err(|fault| close(connection, fault))
 }
 

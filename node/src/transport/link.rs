@@ -1,7 +1,7 @@
 //! A connection whose other end is known, judged and greeted.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -34,6 +34,8 @@ struct Inner {
     identity: Arc<Identity>,
     /// Until when both certificates hold, in seconds since 1970: the earlier, and the later.
     valid_until: (u64, u64),
+    /// Until when the certificate holds that this end has shown.
+    own_until: u64,
     dialled_by: NodeId,
     direction: Direction,
     incarnation: u64,
@@ -43,6 +45,8 @@ struct Inner {
     used_ms: AtomicU64,
     /// Requests and flows under way.
     busy: Arc<AtomicUsize>,
+    /// Why this end closed it, if it did: quinn says only that it was here.
+    closed_with: OnceLock<Code>,
     /// Kept open for as long as the connection lives.
     _control: tokio::sync::Mutex<(SendStream, RecvStream)>,
 }
@@ -60,6 +64,7 @@ impl Link {
         let ends = (me.not_after, identity.not_after);
         Self(Arc::new(Inner {
             valid_until: (ends.0.min(ends.1), ends.0.max(ends.1)),
+            own_until: me.not_after,
             dialled_by: match direction {
                 Direction::Dialled => me.id,
                 Direction::Accepted => identity.id,
@@ -72,6 +77,7 @@ impl Link {
             heard_ms: AtomicU64::new(0),
             used_ms: AtomicU64::new(0),
             busy: Arc::default(),
+            closed_with: OnceLock::new(),
             _control: tokio::sync::Mutex::new(control),
         }))
     }
@@ -105,6 +111,12 @@ impl Link {
     #[must_use]
     pub fn valid_until(&self) -> u64 {
         self.0.valid_until.0
+    }
+
+    /// When the certificate ends that this end has shown, in seconds since 1970.
+    #[must_use]
+    pub(crate) fn own_until(&self) -> u64 {
+        self.0.own_until
     }
 
     /// The smoothed round-trip time.
@@ -186,8 +198,9 @@ impl Link {
         Ok(FlowReader::new(recv))
     }
 
-    /// Closes with a code and a reason.
+    /// Closes with a code and a reason; the first counts.
     pub fn close(&self, code: Code, because: &str) {
+        self.0.closed_with.get_or_init(|| code);
         self.0.connection.close(VarInt::from_u32(code.number()), because.as_bytes());
     }
 
@@ -198,6 +211,10 @@ impl Link {
     }
 
     fn fault(&self, error: &quinn::ConnectionError) -> Fault {
+        if let (quinn::ConnectionError::LocallyClosed, Some(code)) = (error, self.0.closed_with.get())
+        {
+            return Fault::new(*code, "this node closed the connection");
+        }
         endpoint::fault_of(error, self.address())
     }
 }

@@ -120,7 +120,10 @@ impl FlowWriter {
     /// Ends the flow, and waits until the receiver has everything.
     pub(crate) async fn finish(mut self) -> Result<(), Fault> {
         if self.0.finish().is_ok() {
-            self.0.stopped().await.map_err(|error| Fault::new(Code::Interrupted, error.to_string()))?;
+            self.0
+                .stopped()
+                .await
+                .map_err(|error| Fault::new(Code::Interrupted, error.to_string()))?;
         }
         Ok(())
     }

@@ -25,8 +25,7 @@ impl Cast {
         let (root, key) = (any.ca_cert_pem(), any.ca_key_pem());
         let authority = Authority::from_parts(scope, &root, &key, &format!("{seed:064x}"))
             .expect("the parts of an authority and 64 digits");
-        let trust =
-            Trust { bundle: Arc::new(authority.bundle()), mesh: authority.scope().clone() };
+        let trust = Trust { bundle: Arc::new(authority.bundle()), mesh: authority.scope().clone() };
         Self { authority, trust }
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use macula_identity::NodeId;
+use macula_identity::{Identity, NodeId, Place};
 use rand::Rng;
 use rand::seq::IndexedRandom;
 
@@ -167,11 +167,10 @@ impl Swarm {
     fn dial_seeds(&mut self, node: NodeId) {
         self.note(node, "starts");
         let is_seed = |other: &&Node| {
-            let identity = &other.engine.me().identity;
-            identity.id != node && identity.subject.place == macula_identity::Place::Bootstrap
+            other.identity.id != node && other.identity.subject.place == Place::Bootstrap
         };
         let mut seeds: Vec<NodeId> =
-            self.nodes.values().filter(is_seed).map(|seed| seed.engine.me().identity.id).collect();
+            self.nodes.values().filter(is_seed).map(|seed| seed.identity.id).collect();
         if !self.identity(node).subject.role().is_infrastructure() {
             seeds = seeds.choose_multiple(&mut self.rng, SEEDS).copied().collect();
         }
@@ -398,8 +397,8 @@ impl Swarm {
         let mut messages = Vec::new();
         for frame in &frames {
             self.witness.see(from, to, frame);
-            self.story.tell(self.elapsed(), from, to, frame);
         }
+        self.story.tell(self.elapsed(), from, to, bytes, &frames);
         if let Stream::Flow { link: number } = stream {
             assert_eq!(number, link.number, "links are not replaced while both ends live");
             let read = frames.iter().map(|frame| {
@@ -465,8 +464,8 @@ impl Swarm {
         self.nodes[&id].is_alive
     }
 
-    fn identity(&self, id: NodeId) -> macula_identity::Identity {
-        self.nodes[&id].engine.me().identity.clone()
+    fn identity(&self, id: NodeId) -> Arc<Identity> {
+        self.nodes[&id].identity.clone()
     }
 
     /// One way from one to the other.

@@ -22,14 +22,35 @@ impl Story {
         Self { hash: digest::Context::new(&digest::SHA256), frames: 0 }
     }
 
-    pub(super) fn tell(&mut self, at: Duration, from: NodeId, to: NodeId, frame: &Frame) {
-        self.frames += 1;
+    /// Frames of one stream arrived in these bytes.
+    pub(super) fn tell(
+        &mut self,
+        at: Duration,
+        from: NodeId,
+        to: NodeId,
+        bytes: &Bytes,
+        frames: &[Frame],
+    ) {
+        self.frames += frames.len() as u64;
         self.hash.update(&at.as_nanos().to_be_bytes());
         self.hash.update(from.as_bytes());
         self.hash.update(to.as_bytes());
-        let body = told(frame);
-        self.hash.update(&body.len().to_be_bytes());
-        self.hash.update(&body);
+        match frames {
+            [Frame::Request(request)] if holds_record(request) => {
+                self.tell_bytes(&redact_request(request.clone()).encode_to_vec());
+            }
+            [Frame::Response(response @ message::Response { body: Some(body) })]
+                if matches!(body, response::Body::Values(_)) =>
+            {
+                self.tell_bytes(&redact_response(response.clone()).encode_to_vec());
+            }
+            _ => self.tell_bytes(bytes),
+        }
+    }
+
+    fn tell_bytes(&mut self, bytes: &[u8]) {
+        self.hash.update(&bytes.len().to_be_bytes());
+        self.hash.update(bytes);
     }
 
     /// The first eight bytes of the hash, in hexadecimal.
@@ -45,38 +66,30 @@ impl std::fmt::Debug for Story {
     }
 }
 
-/// A frame's bytes without what keys bring: each run's keys and serial numbers are new, so its
-/// certificates and signatures are too.
-fn told(frame: &Frame) -> Vec<u8> {
-    match frame {
-        Frame::Request(request) => {
-            let mut request = request.clone();
-            match &mut request.body {
-                Some(request::Body::Store(message::Store { record: Some(record) })) => {
-                    redact(record);
-                }
-                Some(request::Body::Delete(message::Delete { record: Some(record) })) => {
-                    redact(record);
-                }
-                Some(_) | None => {}
-            }
-            request.encode_to_vec()
-        }
-        Frame::Response(response) => {
-            let mut response = response.clone();
-            if let Some(response::Body::Values(values)) = &mut response.body {
-                values.records.iter_mut().filter_map(|stored| stored.record.as_mut()).for_each(redact);
-            }
-            response.encode_to_vec()
-        }
-        Frame::Hello(message) => message.encode_to_vec(),
-        Frame::HelloAck(message) => message.encode_to_vec(),
-        Frame::Goodbye(message) => message.encode_to_vec(),
-        Frame::FlowOpen(message) => message.encode_to_vec(),
-        Frame::Publish(message) => message.encode_to_vec(),
-    }
+fn holds_record(request: &message::Request) -> bool {
+    matches!(request.body, Some(request::Body::Store(_) | request::Body::Delete(_)))
 }
 
+fn redact_request(mut request: message::Request) -> message::Request {
+    match &mut request.body {
+        Some(
+            request::Body::Store(message::Store { record })
+            | request::Body::Delete(message::Delete { record }),
+        ) => record.iter_mut().for_each(redact),
+        Some(_) | None => {}
+    }
+    request
+}
+
+fn redact_response(mut response: message::Response) -> message::Response {
+    if let Some(response::Body::Values(values)) = &mut response.body {
+        values.records.iter_mut().filter_map(|stored| stored.record.as_mut()).for_each(redact);
+    }
+    response
+}
+
+/// What keys bring is left out: each run's keys and serial numbers are new, so its certificates
+/// and signatures are too.
 fn redact(record: &mut message::SignedRecord) {
     record.certificate = Bytes::new();
     record.signature = Bytes::new();
