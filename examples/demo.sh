@@ -43,7 +43,7 @@ say "2. Five nodes, one process each"
 node() { # NAME ROLE NUMBER [REALM]
   local name=$1 role=$2 number=$3 realm=${4:-}
   {
-    echo "trustDomain: macula.local"
+    echo "trustDomain: cluster.local"
     echo "mesh: demo.main"
     echo "role: $role"
     [ -z "$realm" ] || echo "realm: $realm"
@@ -99,6 +99,7 @@ for value in 21.5 21.6 21.7; do
 done
 
 say "4. The shop serves a procedure; its other peer calls it, the bank finds nobody"
+: >"$dir/serve.log"
 macula-node serve math.add --url "$shop_two" -- "$(dirname "$0")/add.sh" >"$dir/serve.log" 2>&1 &
 pids+=($!)
 for _ in $(seq 100); do

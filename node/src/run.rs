@@ -37,7 +37,7 @@ pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
 /// # Errors
 /// When a file, a listener or the certificate does not hold.
 pub fn start(config: &Config) -> anyhow::Result<Node> {
-    let renewal = files::start(config).context("cannot load the node's identity")?;
+    let renewal = files::start(config).map_err(|error| error.fault())?;
     let listen = |what: &str, address| {
         TcpListener::bind(address).with_context(|| format!("cannot listen on {address} for {what}"))
     };

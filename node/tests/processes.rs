@@ -46,7 +46,7 @@ fn peers_of_a_realm_publish_and_call_through_a_dht_of_five() {
     calls(&one, "text.upper", "X");
 
     for counter in ["macula_lookups_completed_total", "macula_connections_dialled_total"] {
-        assert!(one.metric(counter) > 0, "{counter} of the caller");
+        eventually(counter, || (one.metric(counter) > 0).then_some(()));
     }
     assert!(two.metric("macula_messages_received_total") >= 3);
     assert_eq!(two.metric("macula_calls_served_total"), 1);
@@ -134,6 +134,11 @@ fn a_killed_provider_is_replaced_by_the_next_within_one_calls_deadline() {
     let (killed, left): (Vec<_>, Vec<_>) =
         providers.iter_mut().partition(|node| node.place.name == first);
     killed.into_iter().for_each(|node| node.process.kill());
+    // A call that is sent before its death shows may have run there: it is not run twice, but told
+    // as cut off, well before its deadline. Every later one goes to the other.
+    let arguments = ["call", "who.answers", "x", "--timeout", "5s"];
+    let cut = one.run(&arguments);
+    assert!(cut.code == Some(0) || cut.stderr.contains("interrupted"), "{cut:?}");
     for _ in 0..5 {
         assert_eq!(call(), left[0].place.name);
     }

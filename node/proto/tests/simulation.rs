@@ -36,10 +36,13 @@ const MUST_SUCCEED: usize = 99;
 const ROOMS: usize = 6;
 const PROCEDURES: usize = 8;
 
-/// Two hundred servers of infrastructure, and in each of two realms ten more and thirty clients.
+/// Two hundred servers of infrastructure, a realm with ten of its own, and a realm with none.
 fn options(seed: u64, trace: bool) -> Options {
-    let tenant = |name: &str| Tenant { realm: name.parse().unwrap(), servers: 10, clients: 30 };
-    let realms = vec![tenant("com.example.shop"), tenant("org.example.clinic")];
+    let tenant = |name: &str, servers, clients| {
+        let realm = name.parse().unwrap();
+        Tenant { realm, servers, clients }
+    };
+    let realms = vec![tenant("com.example.shop", 10, 30), tenant("org.example.clinic", 0, 40)];
     Options { seed, bootstraps: 5, gateways: 195, realms, trace }
 }
 
@@ -233,7 +236,6 @@ impl Life {
 
     fn lead(&mut self, swarm: &mut Swarm) {
         swarm.run_for(JOINING + SETTLING);
-        eprintln!("F joined {}", swarm.frames());
         self.subscribe_and_advertise(swarm);
         swarm.run_for(Duration::from_secs(5));
         // So that publishers and callers remember some who will be dead.
@@ -244,14 +246,12 @@ impl Life {
             assert_eq!(tally.failures, [""; 0], "while everybody lives, nothing fails");
         }
 
-        eprintln!("F before crash {}", swarm.frames());
         let mut everybody: Vec<NodeId> = swarm.living().map(|node| node.id).collect();
         everybody.shuffle(&mut self.rng);
         everybody.truncate(everybody.len() / 5);
         swarm.crash(&everybody);
         self.peers.retain(|(peer, _)| !everybody.contains(peer));
         swarm.run_for(AFTER_THE_CRASH);
-        eprintln!("F after crash {}", swarm.frames());
         self.act(swarm, DEEDS, DEADLINE);
         self.judge(swarm, "after the crash");
     }

@@ -91,7 +91,7 @@ impl Ping {
         match (&self.config, &self.join) {
             (Some(path), _) => {
                 let config = run_config::read(path)?;
-                let watch = files::start(&config).map_err(|error| wrong(path, &error))?;
+                let watch = files::start(&config).map_err(|error| Failure::from(error.fault()))?;
                 Ok(Identity { source: watch.source(), seeds: config.seeds })
             }
             (None, Some(path)) => {

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use macula_config::{Config, Files, Invalid};
 use macula_identity::Subject;
+use macula_proto::{Code, Fault};
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex, watch};
 use tokio::time::MissedTickBehavior;
@@ -83,6 +84,19 @@ pub enum StartError {
     /// The files are wrong.
     #[error(transparent)]
     Files(#[from] Error),
+}
+
+impl StartError {
+    /// The failure by its code: that of the refusal when the certificate is not believed, else
+    /// `invalid_config`.
+    #[must_use]
+    pub fn fault(&self) -> Fault {
+        let code = match self {
+            Self::Files(Error::Refused { source, .. }) => Code::of_refusal(source),
+            Self::Files(_) | Self::Config(_) => Code::InvalidConfig,
+        };
+        Fault::new(code, self.to_string()).tried("load the node's identity")
+    }
 }
 
 /// Loads the files and prepares to watch them.

@@ -26,6 +26,12 @@ use crate::transport::{FlowReader, Link, RequestStream};
 const PROBE_AFTER: Duration = Duration::from_secs(1);
 /// How long that ping may take.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
+/// While an answer is waited for, the link is looked after this often: a node that was killed says
+/// nothing, and the deadline may be far.
+const WATCH_EVERY: Duration = Duration::from_secs(1);
+/// How long the other end may then take to answer a ping. Longer than before a request: what is
+/// under way is lost with the link.
+const WATCH_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a superseded link may take to finish what is under way on it.
 const RETIREMENT: Duration = Duration::from_secs(5);
 
@@ -341,9 +347,32 @@ async fn ask(link: &Link, pending: Pending) -> Asked {
             return Asked::Dead(pending);
         }
     }
-    let result = tokio::time::timeout(pending.timeout, exchange(link, pending.body)).await;
+    let answered = async {
+        tokio::select! {
+            answer = exchange(link, pending.body) => answer,
+            fault = silence(link) => Err(fault),
+        }
+    };
+    let result = tokio::time::timeout(pending.timeout, answered).await;
     let late = || Err(Fault::new(Code::Timeout, "no answer before the deadline"));
     Asked::Response(result.unwrap_or_else(|_| late()))
+}
+
+/// Ends when the link turns out to be dead, and closes it.
+async fn silence(link: &Link) -> Fault {
+    loop {
+        tokio::time::sleep(WATCH_EVERY).await;
+        if link.silent_for() <= WATCH_EVERY {
+            continue;
+        }
+        let ping = request::Body::Ping(message::Ping {});
+        let pong = tokio::time::timeout(WATCH_TIMEOUT, exchange(link, ping)).await;
+        if !matches!(pong, Ok(Ok(_))) {
+            let because = "the node does not answer any more";
+            link.close(Code::Unreachable, because);
+            return Fault::new(Code::Interrupted, because);
+        }
+    }
 }
 
 /// One request and its response. `unreachable`: it was certainly not sent.

@@ -23,6 +23,9 @@ use crate::metrics::Metrics;
 
 /// TLS and Hello together: a side that stalls is cut.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// The first word of the other side: what was lost is sent again after a second (RFC 9002 §6.2.2),
+/// and a dead node should not cost a caller its deadline.
+const FIRST_WORD_TIMEOUT: Duration = Duration::from_secs(2);
 /// Handshakes under way at once; from then on a dialler must prove its address first, by a Retry
 /// (RFC 9000 §8.1.2).
 const HANDSHAKES_BEFORE_RETRY: usize = 64;
@@ -109,7 +112,7 @@ impl Endpoint {
     pub async fn dial(&self, address: SocketAddr, expected: Expected) -> Result<Link, Fault> {
         let result = tokio::time::timeout(HANDSHAKE_TIMEOUT, self.dial_now(address, expected))
             .await
-            .unwrap_or_else(|_| Err(unreachable(address, "no answer within five seconds")));
+            .unwrap_or_else(|_| Err(unreachable(address, "the handshake did not end within five seconds")));
         match &result {
             Ok(_) => self.metrics.connections_dialled.inc(),
             Err(fault) => self.metrics.handshakes_refused.inc(fault.code),
@@ -123,10 +126,14 @@ impl Endpoint {
         let config = client_config(&me, verdict.clone());
         let address = self.reachable(address);
         // The name is not looked at: nodes are known by their SPIFFE ID, and pinned by NodeId.
-        let connecting = self
+        let mut connecting = self
             .quinn
             .connect_with(config, address, "macula.invalid")
             .map_err(|error| unreachable(address, &error.to_string()))?;
+        tokio::time::timeout(FIRST_WORD_TIMEOUT, connecting.handshake_data())
+            .await
+            .map_err(|_| unreachable(address, "no answer within two seconds"))?
+            .map_err(|error| refused(&verdict, &error, address))?;
         let connection = connecting.await.map_err(|error| refused(&verdict, &error, address))?;
         let identity = outcome(&verdict, &connection)?;
         close_if_refused(&connection, realm::judge(&me.identity, &identity, expected))?;

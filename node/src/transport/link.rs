@@ -1,8 +1,8 @@
 //! A connection whose other end is known, judged and greeted.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use macula_proto::identity::{Identity, NodeId};
@@ -211,7 +211,8 @@ impl Link {
     }
 
     fn fault(&self, error: &quinn::ConnectionError) -> Fault {
-        if let (quinn::ConnectionError::LocallyClosed, Some(code)) = (error, self.0.closed_with.get())
+        if let (quinn::ConnectionError::LocallyClosed, Some(code)) =
+            (error, self.0.closed_with.get())
         {
             return Fault::new(*code, "this node closed the connection");
         }
