@@ -1,6 +1,6 @@
 //! The floor: the same bytes over raw quinn, without a mesh.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -8,7 +8,10 @@ use bytes::{Bytes, BytesMut};
 use macula_identity::authority::{Authority, Order};
 use macula_identity::{Chain, NodeKey, Place, Scope, UnixTime, Verdict, tls};
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
-use quinn::{ClientConfig, Connection, Endpoint, MtuDiscoveryConfig, ServerConfig, TransportConfig};
+use quinn::{
+    ClientConfig, Connection, Endpoint, EndpointConfig, MtuDiscoveryConfig, ServerConfig,
+    TransportConfig,
+};
 
 use crate::{CALL_BYTES, Calls, LASTS, measure};
 
@@ -167,8 +170,7 @@ where
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async move {
-            let endpoint =
-                Endpoint::server(config, SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
+            let endpoint = endpoint(Some(config))?;
             let _ = address_in.send(endpoint.local_addr()?);
             let accept = async {
                 if let Some(incoming) = endpoint.accept().await
@@ -187,16 +189,26 @@ where
     let tls = tls::client_config(&credentials, bundle, scope, b"floor", Verdict::new())?;
     let mut config = ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls)?));
     config.transport_config(transport());
-    let endpoint = Endpoint::client(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
+    let endpoint = endpoint(None)?;
     let connection = endpoint.connect_with(config, address.await?, "floor")?.await?;
     Ok((connection, Server { _stop: stop }))
+}
+
+/// The largest datagram that a node tries.
+const DATAGRAM: u16 = 6500;
+
+fn endpoint(server: Option<ServerConfig>) -> anyhow::Result<Endpoint> {
+    let mut config = EndpointConfig::default();
+    config.max_udp_payload_size(DATAGRAM)?;
+    let socket = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+    Ok(Endpoint::new(config, server, socket, Arc::new(quinn::TokioRuntime))?)
 }
 
 /// As a node has it.
 fn transport() -> Arc<TransportConfig> {
     let mut transport = TransportConfig::default();
     let mut discovery = MtuDiscoveryConfig::default();
-    discovery.upper_bound(1452);
+    discovery.upper_bound(DATAGRAM);
     transport
         .max_concurrent_bidi_streams(256_u32.into())
         .mtu_discovery_config(Some(discovery))

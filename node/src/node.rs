@@ -80,13 +80,8 @@ impl Node {
         });
         let data_plane = DataPlane::start().map_err(StartError::DataPlane)?;
         let config = mesh::Config { listen, source, seeds };
-        let mesh = mesh::Handle::start(
-            config,
-            metrics.clone(),
-            &mut tree,
-            stop.clone(),
-            &data_plane.handle,
-        );
+        let mesh =
+            mesh::Handle::start(config, metrics, &mut tree, stop.clone(), &data_plane.handle);
         let peer = Peer::new(mesh.clone());
         let counters = tree.counters();
         if let Some(listener) = api {

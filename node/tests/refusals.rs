@@ -332,6 +332,19 @@ impl Joined {
         let joined = Self { bootstrap, peer, neighbour };
         eventually("both peers join", async || {
             joined.bootstrap.connected_to().await == ["shop.cart-0", "shop.cart-1"]
+                && joined.peer.connected_to().await == ["bootstrap-0"]
+                && joined.neighbour.connected_to().await == ["bootstrap-0"]
+        })
+        .await;
+        // A close is one packet that nobody repeats, and quinn holds it back for ever when the
+        // congestion window is full at that moment: then the other end hears a stateless reset. So
+        // let the connections come to rest first.
+        eventually("the first lookups end", async || {
+            [&joined.peer, &joined.neighbour].iter().all(|node| {
+                let (started, ended) =
+                    (&node.metrics().lookups_started, &node.metrics().lookups_completed);
+                started.get() > 0 && started.get() == ended.get()
+            })
         })
         .await;
         joined

@@ -96,6 +96,8 @@ async fn call(peer: &Peer) -> bool {
 
 #[test]
 fn a_task_of_every_kind_panics_under_traffic_and_the_traffic_recovers() {
+    // What the node of this process logs is shown when the test fails.
+    tracing_subscriber::fmt().with_test_writer().init();
     let mesh = Mesh::new(1);
     let mut bootstrap = mesh.start("boot-0", Role::Bootstrap);
     bootstrap.ready();
@@ -136,9 +138,10 @@ fn a_task_of_every_kind_panics_under_traffic_and_the_traffic_recovers() {
     let publishing = {
         // What counts is what arrives.
         let stop = traffic.clone();
-        thread::spawn(move || paced(&stop.stop, || {
+        thread::spawn(move || {
+            paced(&stop.stop, || {
                 publish();
-            })
+            });
         })
     };
     let own = {
@@ -176,12 +179,15 @@ fn a_task_of_every_kind_panics_under_traffic_and_the_traffic_recovers() {
         let before = (counter("panicked"), counter("restarted"));
         arm(kind, 1);
         eventually(&format!("a panic of a {kind} task is counted"), || {
+            // The API's listener turns with each new connection.
+            Answer::try_get(place.api, "/healthz/live");
             (counter("panicked") == before.0 + 1).then_some(())
         });
         recovers(&format!("after the death of a {kind} task"));
         let restarts = u64::from(kind.on_death() != Strategy::Ignore);
         assert_eq!(counter("panicked"), before.0 + 1, "{kind}");
-        assert_eq!(counter("restarted"), before.1 + restarts, "{kind}");
+        let restarted = (counter("restarted"), counter("failed"));
+        assert_eq!(restarted, (before.1 + restarts, 0), "{kind}: restarts, and deaths by error");
     }
 
     // What was asked for before the deaths is still there, and counted once.

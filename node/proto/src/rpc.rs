@@ -25,8 +25,11 @@ pub const MAX_CALLS: usize = 4096;
 pub const MAX_TIMEOUT: Duration = Duration::from_secs(3600);
 /// The most nodes whose latency is remembered.
 const MAX_LATENCIES: usize = 4096;
-/// What a provider that was never measured is taken to answer in: tried early, not first.
-const UNKNOWN_LATENCY: Duration = Duration::from_millis(1);
+/// What a provider that was not measured lately is taken to answer in: it wins against any that
+/// was, so that one that came later, or was slow once, gets its share.
+const UNKNOWN_LATENCY: Duration = Duration::ZERO;
+/// A measurement older than this says nothing any more.
+const LATELY: Duration = Duration::from_secs(10);
 /// How long a provider that could not be reached is passed over while others are known.
 const PENALTY: Duration = Duration::from_secs(5);
 
@@ -105,6 +108,7 @@ pub struct Rpc {
 #[derive(Debug)]
 struct Latency {
     smoothed: Duration,
+    measured: Instant,
     avoid_until: Option<Instant>,
 }
 
@@ -245,7 +249,7 @@ impl Rpc {
         let State::Asking { provider, since, fresh, .. } = call.state else { return };
         match result {
             Ok(answer) => {
-                self.measure(provider, now.instant.saturating_duration_since(since));
+                self.measure(now, provider, now.instant.saturating_duration_since(since));
                 let payload = Payload {
                     body: answer.payload,
                     content_type: answer.content_type.into(),
@@ -392,7 +396,9 @@ impl Rpc {
         }
         let other = candidates.swap_remove(self.rng.random_range(0..candidates.len()));
         let latency = |contact: &Contact| {
-            self.latency.get(&contact.id).map_or(UNKNOWN_LATENCY, |latency| latency.smoothed)
+            let known = self.latency.get(&contact.id);
+            let known = known.filter(|known| now.instant < known.measured + LATELY);
+            known.map_or(UNKNOWN_LATENCY, |known| known.smoothed)
         };
         Some(if latency(&other) < latency(&one) { other } else { one })
     }
@@ -423,22 +429,21 @@ impl Rpc {
         self.outputs.push_back(Output::Returned { id, result });
     }
 
-    fn measure(&mut self, node: NodeId, took: Duration) {
+    fn measure(&mut self, now: Now, node: NodeId, took: Duration) {
         self.bound_latencies();
-        let latency =
-            self.latency.entry(node).or_insert(Latency { smoothed: took, avoid_until: None });
+        let fresh = Latency { smoothed: took, measured: now.instant, avoid_until: None };
+        let latency = self.latency.entry(node).or_insert(fresh);
+        let is_recovered = latency.avoid_until.take().is_some();
         // RFC 6298 §2: smoothed by an eighth.
-        latency.smoothed = (latency.smoothed * 7 + took) / 8;
-        latency.avoid_until = None;
+        latency.smoothed = if is_recovered { took } else { (latency.smoothed * 7 + took) / 8 };
+        latency.measured = now.instant;
     }
 
     fn avoid(&mut self, now: Now, node: NodeId) {
         self.bound_latencies();
-        let until = Some(now.instant + PENALTY);
-        self.latency
-            .entry(node)
-            .or_insert(Latency { smoothed: UNKNOWN_LATENCY, avoid_until: None })
-            .avoid_until = until;
+        let avoid_until = Some(now.instant + PENALTY);
+        let latency = Latency { smoothed: PENALTY, measured: now.instant, avoid_until };
+        self.latency.insert(node, latency);
     }
 
     fn bound_latencies(&mut self) {

@@ -3,6 +3,8 @@
 //! `MACULA_SIM_SEED=7 cargo test -p macula-proto --test simulation -- --nocapture`, or
 //! `make sim SEED=7`, tells the story of one seed line by line.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on shall fail")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::time::{Duration, Instant};

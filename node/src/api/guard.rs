@@ -81,9 +81,9 @@ impl Watch {
         Answer { body, watch: self.clone() }
     }
 
-    /// What to tell the client when hyper gave up on the connection; `None` when there is nothing
+    /// What to tell the client when hyper is done with the connection; `None` when there is nothing
     /// to say, or no way.
-    pub(super) fn verdict(&self, error: &hyper::Error) -> Option<Problem> {
+    pub(super) fn verdict(&self, error: Option<&hyper::Error>) -> Option<Problem> {
         let (ended, phase) = {
             let state = self.state();
             (state.ended, state.phase)
@@ -103,10 +103,10 @@ impl Watch {
                 );
                 Some(Problem::new(Code::HeadersTooLarge, because))
             }
-            (Some(Ended::Unparsed { status: _ }), _) | (None, Phase::Head) => {
+            (Some(Ended::Unparsed { status: _ }), _) | (None, Phase::Head) => error.map(|error| {
                 let because = format!("the request's head cannot be read: {}", with_sources(error));
-                Some(Problem::new(Code::InvalidRequest, because))
-            }
+                Problem::new(Code::InvalidRequest, because)
+            }),
             (Some(Ended::Idle), _)
             | (
                 None,
@@ -277,6 +277,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
         let outcome = Pin::new(&mut this.stream).poll_flush(cx);
         if outcome.is_ready() {
             this.watch.on_flushed();
+            // hyper may read again only when the socket has something, which may be never.
+            if let Some((deadline, _)) = this.watch.read_deadline() {
+                let _woken_when_it_has_passed = this.reading.poll(cx, deadline);
+            }
         }
         outcome
     }

@@ -146,16 +146,15 @@ impl<S: Service> Server<S> {
                 timeout(self.times.drain, rest).await.unwrap_or(Ok(()))
             }
         };
-        let last_words = match ended {
-            Ok(()) => Vec::new(),
-            Err(error) => {
-                debug!(error = super::body::with_sources(&error), "an HTTP connection ended");
-                watch.verdict(&error).map_or_else(Vec::new, |problem| {
-                    self.service.metrics().http_refused.inc(problem.code());
-                    problem.tried(|| "read an HTTP request".to_owned()).last_words()
-                })
-            }
-        };
+        let error = ended.err();
+        if let Some(error) = &error {
+            debug!(error = super::body::with_sources(error), "an HTTP connection ended");
+        }
+        let problem = watch.verdict(error.as_ref());
+        let last_words = problem.map_or_else(Vec::new, |problem| {
+            self.service.metrics().http_refused.inc(problem.code());
+            problem.tried(|| "read an HTTP request".to_owned()).last_words()
+        });
         part(connection.into_parts().io.into_inner().into_inner(), &last_words, self.times.linger)
             .await;
     }

@@ -48,6 +48,8 @@ const UNUSED: Duration = Duration::from_secs(60);
 const ANNOUNCE_PATIENCE: Duration = Duration::from_secs(5);
 /// How long a node that leaves waits for its records to be withdrawn.
 const LEAVE_PATIENCE: Duration = Duration::from_millis(500);
+/// How long a restarted actor waits for the socket of the one before.
+const REBIND_PATIENCE: Duration = Duration::from_secs(3);
 
 /// Runs one incarnation of the node, until it is stopped or breaks.
 pub(super) async fn run(shared: Arc<Shared>, tasks: Spawner) -> Result<(), BindError> {
@@ -56,9 +58,7 @@ pub(super) async fn run(shared: Arc<Shared>, tasks: Spawner) -> Result<(), BindE
     let mut endings = shared.endings_inbox.lock().await;
     let incarnation = shared.next_incarnation();
     let credentials = shared.config.source.borrow().clone();
-    let listen = shared.address.get().copied().unwrap_or(shared.config.listen);
-    let endpoint =
-        Endpoint::bind(listen, shared.config.source.clone(), incarnation, shared.metrics.clone())?;
+    let endpoint = bind(&shared, incarnation).await?;
     let address = *shared.address.get_or_init(|| endpoint.local_address());
     tracing::info!(%address, node = %credentials.identity.id, "listening");
     let (events_in, mut events) = mpsc::channel(EVENTS);
@@ -145,6 +145,27 @@ pub(super) async fn run(shared: Arc<Shared>, tasks: Spawner) -> Result<(), BindE
     }
     actor.endpoint.close(Code::Goodbye).await;
     Ok(())
+}
+
+/// Binds the socket. One that replaces another waits until that has let go of the address: quinn
+/// keeps a socket until its connections have drained (RFC 9000 §10.2).
+async fn bind(shared: &Shared, incarnation: u64) -> Result<Endpoint, BindError> {
+    let until = Instant::now() + REBIND_PATIENCE;
+    let before = shared.address.get().copied();
+    loop {
+        let listen = before.unwrap_or(shared.config.listen);
+        let source = shared.config.source.clone();
+        match Endpoint::bind(listen, source, incarnation, shared.metrics.clone()) {
+            Err(BindError::Bind { source, .. })
+                if source.kind() == std::io::ErrorKind::AddrInUse
+                    && before.is_some()
+                    && Instant::now() < until =>
+            {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            bound => return bound,
+        }
+    }
 }
 
 async fn until(at: Option<Instant>) {
@@ -386,6 +407,13 @@ impl Actor {
             }
             return;
         }
+        // The bundle may have changed while the handshake was under way.
+        if let Err(refusal) = self.credentials.bundle.still_trusts(link.identity()) {
+            link.close(Code::TrustWithdrawn, &refusal.to_string());
+            self.shared.metrics.connections_closed.inc(Code::TrustWithdrawn);
+            let fault = Fault::new(Code::TrustWithdrawn, refusal.to_string());
+            return self.handle_dialled(Dialled { why, result: Err(fault) });
+        }
         self.on_link(link.clone());
         match why {
             Why::Seed(address) => self.seeds.on_connected(address, node),
@@ -506,7 +534,7 @@ impl Actor {
 
     fn dial_seeds(&mut self) {
         let all = self.credentials.identity.subject.role().is_infrastructure();
-        for address in self.seeds.to_dial(Instant::now(), all) {
+        for address in self.seeds.next_dials(Instant::now(), all) {
             self.spawn_dial(Why::Seed(address), vec![address], Expected::Bootstrap);
         }
     }

@@ -48,7 +48,7 @@ impl Seeds {
     }
 
     /// The seeds to dial now; they count as being dialled from here on.
-    pub(super) fn to_dial(&mut self, now: Instant, all: bool) -> Vec<SocketAddr> {
+    pub(super) fn next_dials(&mut self, now: Instant, all: bool) -> Vec<SocketAddr> {
         let busy = self.seeds.values().filter(|seed| seed.node.is_some() || seed.dialling).count();
         let wanted = if all { usize::MAX } else { ENOUGH_FOR_A_PEER.saturating_sub(busy) };
         let due = self
@@ -129,9 +129,9 @@ mod tests {
         let (now, addresses) = (Instant::now(), [1, 2, 3, 4, 5].map(address));
         let mut seeds = Seeds::default();
         seeds.set(now, &addresses);
-        assert_eq!(seeds.to_dial(now, false).len(), 3);
-        assert_eq!(seeds.to_dial(now, false).len(), 0, "three are being dialled");
-        assert_eq!(seeds.to_dial(now, true).len(), 2);
+        assert_eq!(seeds.next_dials(now, false).len(), 3);
+        assert_eq!(seeds.next_dials(now, false).len(), 0, "three are being dialled");
+        assert_eq!(seeds.next_dials(now, true).len(), 2);
     }
 
     #[test]
@@ -139,13 +139,13 @@ mod tests {
         let (now, addresses) = (Instant::now(), [1, 2, 3, 4].map(address));
         let mut seeds = Seeds::default();
         seeds.set(now, &addresses);
-        let first = seeds.to_dial(now, false);
+        let first = seeds.next_dials(now, false);
         let fault = Fault::of(Code::Unreachable);
         assert!(seeds.on_failed(now, first[0], fault.clone()), "news");
         assert!(!seeds.on_failed(now, first[0], fault.clone()), "the same again");
         assert_eq!(seeds.failed().collect::<Vec<_>>(), [(first[0], &fault)]);
-        assert_eq!(seeds.to_dial(now, false), [address(4)]);
-        assert_eq!(seeds.to_dial(now + LONGEST_PAUSE, true), [first[0]]);
+        assert_eq!(seeds.next_dials(now, false), [address(4)]);
+        assert_eq!(seeds.next_dials(now + LONGEST_PAUSE, true), [first[0]]);
     }
 
     #[test]
@@ -153,12 +153,12 @@ mod tests {
         let (now, node) = (Instant::now(), NodeId::from_bytes([1; 20]));
         let mut seeds = Seeds::default();
         seeds.set(now, &[address(1), address(2)]);
-        seeds.to_dial(now, true);
+        seeds.next_dials(now, true);
         seeds.on_connected(address(1), node);
         seeds.on_self(now, address(2));
         assert!(seeds.holds(node));
         assert_eq!(seeds.on_lost(now, node), Some(address(1)));
-        assert_eq!(seeds.to_dial(now, true), [address(1)]);
-        assert_eq!(seeds.to_dial(now + SELF_PAUSE, true), [address(2)]);
+        assert_eq!(seeds.next_dials(now, true), [address(1)]);
+        assert_eq!(seeds.next_dials(now + SELF_PAUSE, true), [address(2)]);
     }
 }

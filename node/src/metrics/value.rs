@@ -38,7 +38,7 @@ impl Counter {
 
     pub(super) fn family(&self, name: &'static str, help: &'static str) -> Family {
         let samples = vec![(Vec::new(), self.get())];
-        Family { name, help, kind: MetricType::Counter, samples }
+        Family { name, help, kind: Kind::Counter, samples }
     }
 }
 
@@ -71,7 +71,7 @@ impl Gauge {
 
     pub(super) fn family(&self, name: &'static str, help: &'static str) -> Family {
         let samples = vec![(Vec::new(), self.get())];
-        Family { name, help, kind: MetricType::Gauge, samples }
+        Family { name, help, kind: Kind::Gauge, samples }
     }
 }
 
@@ -139,7 +139,7 @@ impl<L: Label> By<L> {
             .filter(|(_, value)| L::SHOW_ZERO || *value > 0)
             .map(|(index, value)| (L::labels(index), value))
             .collect();
-        Family { name, help, kind: MetricType::Counter, samples }
+        Family { name, help, kind: Kind::Counter, samples }
     }
 }
 
@@ -156,12 +156,18 @@ impl<L: Label> fmt::Debug for By<L> {
     }
 }
 
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    Counter,
+    Gauge,
+}
+
 /// What one metric is at one moment.
 #[derive(Debug)]
 pub(super) struct Family {
     name: &'static str,
     help: &'static str,
-    kind: MetricType,
+    kind: Kind,
     samples: Vec<Sample>,
 }
 
@@ -170,7 +176,7 @@ type Sample = (Vec<(&'static str, &'static str)>, u64);
 
 impl Family {
     pub(super) fn counter(name: &'static str, help: &'static str, samples: Vec<Sample>) -> Self {
-        Self { name, help, kind: MetricType::Counter, samples }
+        Self { name, help, kind: Kind::Counter, samples }
     }
 }
 
@@ -183,13 +189,22 @@ impl Collector for Snapshot {
         for Family { name, help, kind, samples } in &self.0 {
             // The text encoder of the registry ends a help line with a dot; a collector's does not.
             let help = format!("{help}.");
-            let mut family = encoder.encode_descriptor(name, &help, None, *kind)?;
+            let kind_of_metric = match kind {
+                Kind::Counter => MetricType::Counter,
+                Kind::Gauge => MetricType::Gauge,
+            };
+            let mut family = encoder.encode_descriptor(name, &help, None, kind_of_metric)?;
             for (labels, value) in samples {
-                let sample = family.encode_family(labels)?;
-                match kind {
-                    MetricType::Gauge => ConstGauge::new(*value).encode(sample)?,
-                    _ => ConstCounter::new(*value).encode(sample)?,
+                let value: Box<dyn EncodeMetric> = match kind {
+                    Kind::Counter => Box::new(ConstCounter::new(*value)),
+                    Kind::Gauge => Box::new(ConstGauge::new(*value)),
+                };
+                // An empty set of labels would be written as `{}`.
+                if labels.is_empty() {
+                    value.encode(family)?;
+                    break;
                 }
+                value.encode(family.encode_family(labels)?)?;
             }
         }
         Ok(())

@@ -89,6 +89,8 @@ impl Endpoint {
         let socket = Arc::new(socket::CountingSocket::new(socket, cid_key, metrics.clone()));
         let mut config = quinn::EndpointConfig::default();
         config.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(cid_key)));
+        // Greased, a packet of ours could not be told from what is not QUIC (RFC 9287 §3).
+        config.grease_quic_bit(false);
         config.max_udp_payload_size(LARGEST_DATAGRAM).expect("above the least of RFC 9000 §18.2");
         // The configuration of a server makes quinn accept at all; each handshake gets its own.
         let placeholder = server_config(&source.borrow(), Verdict::new());

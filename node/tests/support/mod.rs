@@ -398,8 +398,11 @@ impl Node {
 /// One counter or gauge of `/metrics` by its name with labels; 0 when it is not there.
 pub(crate) fn metric(at: SocketAddr, name: &str) -> u64 {
     let text = Answer::get(at, "/metrics").body;
-    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    line.map_or(0, |value| value.parse().expect("a number"))
+    let after = |line: &'_ str| -> Option<u64> {
+        let rest = line.strip_prefix(name)?;
+        rest.strip_prefix("{}").unwrap_or(rest).strip_prefix(' ')?.parse().ok()
+    };
+    text.lines().find_map(after).unwrap_or(0)
 }
 
 /// An HTTP answer.

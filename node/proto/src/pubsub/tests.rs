@@ -157,7 +157,7 @@ fn patterns_that_start_alike_are_announced_together_and_too_many_as_one() {
     assert_eq!(desk.said().last().unwrap(), "announce room: room.**");
     desk.pubsub.unsubscribe(more[0]);
     let said = desk.said();
-    assert!(said[0].starts_with("announce room: room.a room.b room.x3 "), "{said:?}");
+    assert!(said[0].ends_with("room.x9") && !said[0].contains("*"), "{said:?}");
 }
 
 #[test]

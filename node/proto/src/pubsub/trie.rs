@@ -13,8 +13,8 @@ pub(super) struct Trie<V> {
 
 #[derive(Clone, Debug)]
 struct Node<V> {
-    literal: BTreeMap<Box<str>, Node<V>>,
-    one: Option<Box<Node<V>>>,
+    literal: BTreeMap<Box<str>, Self>,
+    one: Option<Box<Self>>,
     /// Values of patterns that end here.
     here: BTreeSet<V>,
     /// Values of patterns that end in `**` here.

@@ -103,7 +103,7 @@ fn a_call_of_an_unknown_procedure_finds_a_provider_and_asks_it() {
 }
 
 #[test]
-fn of_two_providers_the_faster_is_chosen_and_of_many_the_slowest_never() {
+fn of_two_providers_the_faster_is_chosen_and_of_many_the_slowest_hardly_ever() {
     let mut desk = Desk::knowing(&[ALICE, BOB, CAROL]);
     let took = |node| match node {
         ALICE => Duration::from_micros(100),
@@ -111,19 +111,41 @@ fn of_two_providers_the_faster_is_chosen_and_of_many_the_slowest_never() {
         _ => Duration::from_micros(900),
     };
     let mut picked = BTreeMap::new();
-    for round in 0..300 {
+    for _ in 0..300 {
+        desk.call();
+        desk.said();
+        let provider = desk.attempts.last().unwrap().1;
+        *picked.entry(provider).or_insert(0) += 1;
+        desk.pass(took(provider));
+        desk.answer(Ok("5"));
+        desk.said();
+    }
+    assert!(picked[&ALICE] > picked[&BOB] && picked[&BOB] > 50, "{picked:?}");
+    assert_eq!(picked[&CAROL], 1, "once to measure it: of any two, the other was faster");
+}
+
+#[test]
+fn a_provider_that_was_slow_once_is_tried_again_later() {
+    let mut desk = Desk::knowing(&[ALICE, BOB]);
+    let ask = |desk: &mut Desk, took: fn(NodeId) -> Duration| {
         desk.call();
         desk.said();
         let provider = desk.attempts.last().unwrap().1;
         desk.pass(took(provider));
         desk.answer(Ok("5"));
         desk.said();
-        if round >= 30 {
-            *picked.entry(provider).or_insert(0) += 1;
-        }
+        provider
+    };
+    let slow_bob =
+        |node| if node == BOB { Duration::from_millis(9) } else { Duration::from_millis(1) };
+    ask(&mut desk, slow_bob);
+    ask(&mut desk, slow_bob);
+    for _ in 0..10 {
+        assert_eq!(ask(&mut desk, slow_bob), ALICE);
     }
-    assert!(picked[&ALICE] > picked[&BOB] && picked[&BOB] > 50, "{picked:?}");
-    assert_eq!(picked.get(&CAROL), None, "of any two, the other was faster");
+    desk.pass(LATELY);
+    let again: BTreeSet<_> = (0..2).map(|_| ask(&mut desk, slow_bob)).collect();
+    assert_eq!(again, BTreeSet::from([ALICE, BOB]));
 }
 
 #[test]
@@ -140,7 +162,7 @@ fn a_provider_that_cannot_be_reached_is_skipped_for_the_next_with_the_same_id() 
     assert_eq!(other.timeout_ms, 2000, "what is left");
     let skipped = *first;
     desk.answer(Ok("5"));
-    assert_eq!(desk.said(), ["1: 5".replace('1', "2")]);
+    assert_eq!(desk.said(), ["2: 5"]);
     for _ in 0..20 {
         desk.call();
         desk.said();

@@ -39,11 +39,11 @@ impl Story {
             [Frame::Request(request)] if holds_record(request) => {
                 self.tell_bytes(&redact_request(request.clone()).encode_to_vec());
             }
-            [Frame::Response(response @ message::Response { body: Some(body) })]
-                if matches!(body, response::Body::Values(_)) =>
-            {
-                self.tell_bytes(&redact_response(response.clone()).encode_to_vec());
-            }
+            [
+                Frame::Response(
+                    response @ message::Response { body: Some(response::Body::Values(_)) },
+                ),
+            ] => self.tell_bytes(&redact_response(response.clone()).encode_to_vec()),
             _ => self.tell_bytes(bytes),
         }
     }
@@ -71,12 +71,12 @@ fn holds_record(request: &message::Request) -> bool {
 }
 
 fn redact_request(mut request: message::Request) -> message::Request {
-    match &mut request.body {
-        Some(
-            request::Body::Store(message::Store { record })
-            | request::Body::Delete(message::Delete { record }),
-        ) => record.iter_mut().for_each(redact),
-        Some(_) | None => {}
+    if let Some(
+        request::Body::Store(message::Store { record })
+        | request::Body::Delete(message::Delete { record }),
+    ) = &mut request.body
+    {
+        record.iter_mut().for_each(redact);
     }
     request
 }
