@@ -1,6 +1,8 @@
 //! The commands of the quickstart, each typed by itself into a shell, and what they say when they
 //! are typed wrongly.
 
+#![allow(clippy::unwrap_used, reason = "in a test's helpers too it is the test that fails")]
+
 mod support;
 
 use std::fs;

@@ -1,5 +1,7 @@
 //! A whole mesh in this process, as `macula-node dev` makes it: two peers that find each other.
 
+#![allow(clippy::unwrap_used, reason = "in a test's helpers too it is the test that fails")]
+
 use std::time::Duration;
 
 use macula_node::dev::{Mesh, Options};

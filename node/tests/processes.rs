@@ -1,5 +1,7 @@
 //! A mesh of real processes over loopback: two realms, a DHT of five servers, and deaths.
 
+#![allow(clippy::unwrap_used, reason = "in a test's helpers too it is the test that fails")]
+
 mod support;
 
 use std::fs;

@@ -1,6 +1,8 @@
 //! Runs the commands of the README's laptop quickstart, as they stand there, in their order. Only
 //! the two ports are replaced, by free ones.
 
+#![allow(clippy::unwrap_used, reason = "in a test's helpers too it is the test that fails")]
+
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};

@@ -1,6 +1,7 @@
 //! Deaths under traffic: a task of every kind panics in a node of this process, while real processes
 //! around it publish and call; and a process whose budget is exhausted says so and ends.
 
+#![allow(clippy::unwrap_used, reason = "in a test's helpers too it is the test that fails")]
 #![cfg(feature = "failpoints")]
 
 mod support;
@@ -145,7 +146,7 @@ fn a_task_of_every_kind_panics_under_traffic_and_the_traffic_recovers() {
         })
     };
     let own = {
-        let (handle, peer) = (runtime.handle().clone(), peer.clone());
+        let (handle, peer) = (runtime.handle().clone(), peer);
         move || handle.block_on(call(&peer))
     };
     let workers = [

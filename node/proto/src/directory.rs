@@ -52,6 +52,12 @@ impl<V: Default> Directory<V> {
         (entry.completed > 0).then_some(&entry.value)
     }
 
+    /// As [`Directory::get`], without counting as use.
+    #[must_use]
+    pub fn peek(&self, name: &str) -> Option<&V> {
+        self.entries.get(name).map(|entry| &entry.value)
+    }
+
     /// Asks for a lookup that starts now or later. One that is under way began too early to have
     /// seen everything, so another follows it.
     pub fn ask(&mut self, now: Now, name: &str) -> Ticket {

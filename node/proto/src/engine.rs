@@ -502,7 +502,8 @@ impl Engine {
 
     /// A lookup that nobody answered has failed; one that was not complete keeps what it found.
     fn on_found(&mut self, now: Now, kind: Kind, name: &str, found: &Found) {
-        let failed = !found.complete && found.records.is_empty();
+        let complete = found.complete;
+        let failed = !complete && found.records.is_empty();
         let contact = |record: &dht::FoundRecord| Contact {
             id: record.record.publisher.id,
             addresses: record.addresses.clone(),
@@ -517,7 +518,7 @@ impl Engine {
                     }
                 }
                 let found = (!failed).then_some(Subscribers { nodes });
-                self.pubsub.handle_found(now, name, found);
+                self.pubsub.handle_found(now, name, found, complete);
             }
             Kind::Provider => {
                 let nodes = found.records.iter().map(|found| {
@@ -525,7 +526,7 @@ impl Engine {
                     (to.id, to)
                 });
                 let found = (!failed).then_some(Providers { nodes: nodes.collect() });
-                self.rpc.handle_found(now, name, found);
+                self.rpc.handle_found(now, name, found, complete);
             }
         }
     }

@@ -226,9 +226,12 @@ impl PubSub {
         let ahead = self.waiting.iter().rfind(|earlier| earlier.topic == topic);
         let tickets = ahead.map(|earlier| earlier.tickets);
         let known = keys.iter().all(|key| self.remote.get(now, key).is_some());
-        if tickets.is_none() && known && !self.route(&topic).remote.is_empty() {
-            self.send(id, topic, payload);
-            return;
+        if tickets.is_none() && known {
+            let route = self.route(&topic);
+            if !route.remote.is_empty() {
+                self.send(id, topic, payload, route);
+                return;
+            }
         }
         if self.waiting.len() >= MAX_WAITING
             || self.waiting_bytes + payload.body.len() > MAX_WAITING_BYTES
@@ -244,8 +247,21 @@ impl PubSub {
         self.waiting.push_back(Waiting { id, topic, payload, tickets });
     }
 
-    /// What a lookup of [`Output::Find`] gave; `None` when it failed.
-    pub fn handle_found(&mut self, now: Now, rendezvous: &str, found: Option<Subscribers>) {
+    /// What a lookup of [`Output::Find`] gave; `None` when it failed. One that is not `complete`
+    /// adds to what was known, and takes nothing away.
+    pub fn handle_found(
+        &mut self,
+        now: Now,
+        rendezvous: &str,
+        mut found: Option<Subscribers>,
+        complete: bool,
+    ) {
+        if let (Some(found), false) = (&mut found, complete) {
+            for (node, known) in self.remote.peek(rendezvous).iter().flat_map(|known| &known.nodes)
+            {
+                found.nodes.entry(*node).or_insert_with(|| known.clone());
+            }
+        }
         if self.remote.on_found(now, rendezvous, found) {
             self.rebuild_routes();
         }
@@ -254,7 +270,8 @@ impl PubSub {
             let mut tickets = keys.iter().zip(publish.tickets);
             if tickets.all(|(key, ticket)| self.remote.has_completed(key, ticket)) {
                 self.waiting_bytes -= publish.payload.body.len();
-                self.send(publish.id, publish.topic, publish.payload);
+                let route = self.route(&publish.topic);
+                self.send(publish.id, publish.topic, publish.payload, route);
             } else {
                 self.waiting.push_back(publish);
             }
@@ -323,8 +340,8 @@ impl PubSub {
         self.counters
     }
 
-    fn send(&mut self, id: PublishId, topic: TopicName, payload: Payload) {
-        let Route { local, remote } = self.route(&topic);
+    fn send(&mut self, id: PublishId, topic: TopicName, payload: Payload, route: Route) {
+        let Route { local, remote } = route;
         let message = Arc::new(Message {
             publisher: self.me,
             incarnation: self.incarnation,

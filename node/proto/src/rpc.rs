@@ -267,8 +267,22 @@ impl Rpc {
         }
     }
 
-    /// What a lookup of [`Output::Find`] gave; `None` when it failed.
-    pub fn handle_found(&mut self, now: Now, procedure: &str, found: Option<Providers>) {
+    /// What a lookup of [`Output::Find`] gave; `None` when it failed. One that is not `complete`
+    /// adds to what was known, and takes nothing away.
+    pub fn handle_found(
+        &mut self,
+        now: Now,
+        procedure: &str,
+        mut found: Option<Providers>,
+        complete: bool,
+    ) {
+        if let (Some(found), false) = (&mut found, complete) {
+            for (node, known) in
+                self.providers.peek(procedure).iter().flat_map(|known| &known.nodes)
+            {
+                found.nodes.entry(*node).or_insert_with(|| known.clone());
+            }
+        }
         self.providers.on_found(now, procedure, found);
         let ready: Vec<CallId> = self
             .calls

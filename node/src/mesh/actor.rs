@@ -106,7 +106,7 @@ pub(super) async fn run(shared: Arc<Shared>, tasks: Spawner) -> Result<(), BindE
             biased;
             () = shared.stop.cancelled() => break,
             _ = upkeep.tick() => actor.look_after(),
-            Some(ending) = endings.recv() => actor.handle_command(ending),
+            Some(ending) = endings.recv() => actor.handle_command(clock::now(), ending),
             Some(dialled) = dials.recv() => actor.handle_dialled(dialled),
             Some(incoming) = accepting.accept() => actor.greet(incoming),
             Ok(()) = source.changed() => {
@@ -125,7 +125,8 @@ pub(super) async fn run(shared: Arc<Shared>, tasks: Spawner) -> Result<(), BindE
             }
             count = commands.recv_many(&mut batch, AT_ONCE) => {
                 debug_assert!(count > 0, "the shared state holds a sender");
-                batch.drain(..).for_each(|command| actor.handle_command(command));
+                let now = clock::now();
+                batch.drain(..).for_each(|command| actor.handle_command(now, command));
             }
         }
         actor.do_outputs();
@@ -245,8 +246,7 @@ impl Actor {
 
     // ---- commands ----
 
-    fn handle_command(&mut self, command: Command) {
-        let now = clock::now();
+    fn handle_command(&mut self, now: Now, command: Command) {
         match command {
             Command::Publish { topic, payload, reply } => {
                 let id = PublishId(self.next_publish);
@@ -717,7 +717,9 @@ impl Actor {
     // ---- what the engine wants ----
 
     fn do_outputs(&mut self) {
-        while let Some(output) = self.engine.poll_output(clock::now()) {
+        // One reading of the clocks for all: they cost as much as a small message.
+        let now = clock::now();
+        while let Some(output) = self.engine.poll_output(now) {
             self.do_output(output);
         }
     }

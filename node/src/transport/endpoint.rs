@@ -114,7 +114,9 @@ impl Endpoint {
     pub async fn dial(&self, address: SocketAddr, expected: Expected) -> Result<Link, Fault> {
         let result = tokio::time::timeout(HANDSHAKE_TIMEOUT, self.dial_now(address, expected))
             .await
-            .unwrap_or_else(|_| Err(unreachable(address, "the handshake did not end within five seconds")));
+            .unwrap_or_else(|_| {
+                Err(unreachable(address, "the handshake did not end within five seconds"))
+            });
         match &result {
             Ok(_) => self.metrics.connections_dialled.inc(),
             Err(fault) => self.metrics.handshakes_refused.inc(fault.code),

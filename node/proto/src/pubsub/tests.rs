@@ -39,7 +39,7 @@ impl Desk {
             (*id, (contact, vec![pattern.parse().unwrap()]))
         });
         let found = Subscribers { nodes: nodes.collect() };
-        self.pubsub.handle_found(self.now, rendezvous, Some(found));
+        self.pubsub.handle_found(self.now, rendezvous, Some(found), true);
     }
 
     fn pass(&mut self, time: Duration) {
@@ -123,11 +123,24 @@ fn a_refresh_that_fails_keeps_who_is_known_and_one_that_succeeds_replaces_them()
     desk.found("*", &[(BOB, "**")]);
     desk.pass(REFRESH);
     desk.said();
-    desk.pubsub.handle_found(desk.now, "room", None);
+    desk.pubsub.handle_found(desk.now, "room", None, false);
     desk.found("*", &[]);
     desk.publish("room.temp", "b");
     assert_eq!(desk.said(), ["send b to 1", "published 2 to 1"]);
     assert!(desk.pubsub.contact(ALICE).is_some() && desk.pubsub.contact(BOB).is_none());
+}
+
+#[test]
+fn a_refresh_that_is_not_complete_adds_and_takes_nobody_away() {
+    let mut desk = Desk::new();
+    desk.publish("room.temp", "a");
+    desk.found("room", &[(ALICE, "room.temp")]);
+    desk.found("*", &[]);
+    desk.pass(REFRESH);
+    let contact = Contact { id: BOB, addresses: Vec::new() };
+    let nodes = [(BOB, (contact, vec!["room.*".parse().unwrap()]))].into();
+    desk.pubsub.handle_found(desk.now, "room", Some(Subscribers { nodes }), false);
+    assert!(desk.pubsub.contact(ALICE).is_some() && desk.pubsub.contact(BOB).is_some());
 }
 
 #[test]

@@ -47,7 +47,7 @@ impl Desk {
     fn found(&mut self, providers: &[NodeId]) {
         let contacts = providers.iter().map(|id| (*id, Contact { id: *id, addresses: vec![] }));
         let found = Providers { nodes: contacts.collect() };
-        self.rpc.handle_found(self.now, "add", Some(found));
+        self.rpc.handle_found(self.now, "add", Some(found), true);
     }
 
     /// The latest attempt is answered so.
