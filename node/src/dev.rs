@@ -18,8 +18,9 @@ use macula_proto::identity::{Grants, Place, RealmName, Scope};
 use crate::clock;
 use crate::discovery::{Resolver, Schedule};
 use crate::identity::in_process;
+use crate::join::JoinFile;
 use crate::node::{Node, Parts};
-use crate::peer::{JoinFile, Peer};
+use crate::peer::Peer;
 use crate::supervise::Settings;
 
 /// How long the mesh may take to come up.

@@ -8,6 +8,7 @@ pub mod clock;
 pub mod dev;
 pub mod discovery;
 pub mod identity;
+pub mod join;
 mod mesh;
 pub mod metrics;
 pub mod node;

@@ -14,7 +14,6 @@
 //! ```
 
 mod handler;
-mod join;
 mod queue;
 
 use std::net::SocketAddr;
@@ -32,7 +31,6 @@ use crate::status::Status;
 
 pub use crate::mesh::{Pong, Target};
 pub use handler::{Answer, Caller, Handler, Request};
-pub use join::{JoinError, JoinFile};
 pub(crate) use queue::{QUEUE_BYTES, QUEUE_MESSAGES, Sender as QueueSender, channel as queue};
 
 /// One node's membership in a realm. Cheap to clone; all clones are the same node.

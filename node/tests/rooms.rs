@@ -26,6 +26,7 @@ const NODE: &[&[&str]] = &[
     &["main"],
     &["cli"],
     &["dev", "run"],
+    &["join"],
     &["node"],
     &["api", "ping"],
     &["peer", "mesh"],

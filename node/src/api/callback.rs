@@ -108,8 +108,15 @@ impl Callbacks {
     async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<Payload, Fault> {
         // No redirect is followed: the client has no such thing.
         let response = self.client.request(request).await.map_err(|error| {
-            let because = format!("the callback cannot be reached: {}", with_sources(&error));
-            Fault::new(Code::HandlerUnavailable, because)
+            // Another provider is tried after `handler_unavailable`, so it must be certain that the
+            // application never had the request.
+            if error.is_connect() {
+                let because = format!("the callback cannot be reached: {}", with_sources(&error));
+                return Fault::new(Code::HandlerUnavailable, because);
+            }
+            let because =
+                format!("the callback broke off before its answer: {}", with_sources(&error));
+            Fault::new(Code::Interrupted, because)
         })?;
         if response.status().is_success() {
             answer(response).await
@@ -154,7 +161,7 @@ async fn answer(response: Response<Incoming>) -> Result<Payload, Fault> {
             return Fault::new(Code::TooLarge, because);
         }
         let because = format!("the callback broke off its answer: {}", with_sources(&*error));
-        Fault::new(Code::HandlerUnavailable, because)
+        Fault::new(Code::Interrupted, because)
     })?;
     payload(&head.headers, body.to_bytes()).map_err(|problem| {
         let because = format!("the callback's answer cannot be carried: {}", problem.because());

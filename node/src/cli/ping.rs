@@ -14,7 +14,8 @@ use super::logging::Logging;
 use super::output::{self, Format};
 use super::run as run_config;
 use crate::identity::{Source, files};
-use crate::peer::{JoinFile, Target};
+use crate::join::JoinFile;
+use crate::peer::Target;
 use crate::ping::Pinger;
 
 /// What `ping` is told.

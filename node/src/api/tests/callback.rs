@@ -101,11 +101,18 @@ async fn a_redirect_is_not_followed() {
 async fn a_callback_that_is_down_is_unavailable() {
     let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     assert_eq!(call(closed, SOON).await.unwrap_err().code, Code::HandlerUnavailable);
-    let (hangs_up, _requests) = application(Vec::new()).await;
-    assert_eq!(call(hangs_up, SOON).await.unwrap_err().code, Code::HandlerUnavailable);
+}
+
+/// It may have run, so it must not be run again by another provider.
+#[tokio::test]
+async fn a_callback_that_breaks_off_is_interrupted() {
+    let (hangs_up, mut requests) = application(Vec::new()).await;
+    assert_eq!(call(hangs_up, SOON).await.unwrap_err().code, Code::Interrupted);
+    requests.recv().await.unwrap();
+    assert!(requests.try_recv().is_err(), "it was asked once");
     let broken = b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf".to_vec();
     let (breaks_off, _requests) = application(broken).await;
-    assert_eq!(call(breaks_off, SOON).await.unwrap_err().code, Code::HandlerUnavailable);
+    assert_eq!(call(breaks_off, SOON).await.unwrap_err().code, Code::Interrupted);
 }
 
 #[tokio::test]

@@ -10,10 +10,10 @@ use macula_proto::identity::authority::{Authority, Order};
 use macula_proto::identity::{Place, Scope};
 use serde::{Deserialize, Serialize};
 
-use super::Peer;
 use crate::discovery::{Resolver, Schedule};
 use crate::identity::in_process;
 use crate::node::{Node, Parts, StartError};
+use crate::peer::Peer;
 use crate::supervise::Settings;
 
 /// How long joining may take.
