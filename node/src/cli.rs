@@ -5,11 +5,10 @@
 //! | `publish`, `subscribe`, `call`, `serve`, `status` | the commands that ask a node over HTTP |
 //! | `dev`, `run`, `ping` | those that are a node themselves: their flags; the node is elsewhere |
 //! | `authority`, `explain` | those that need no node |
-//! | `client`, `sse`, `body`, `base64` | HTTP as a client |
+//! | `client`, `sse`, `body` | HTTP as a client |
 //! | `exit`, `failure`, `output`, `dates`, `logging` | how all of them speak |
 
 mod authority;
-mod base64;
 mod body;
 mod call;
 mod client;

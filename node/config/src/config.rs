@@ -48,9 +48,6 @@ pub struct Config {
     /// How the seeds' names are looked up.
     #[serde(default)]
     pub discovery: Discovery,
-    /// Where a bootstrap keeps what has to outlive a restart.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub data_dir: Option<PathBuf>,
     /// The HTTP API: always there on a peer that was read from a file, never elsewhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub api: Option<Api>,
@@ -133,7 +130,7 @@ impl Config {
     #[must_use]
     pub fn relative_to(mut self, folder: &Path) -> Self {
         let Files { key, certificate, bundle } = &mut self.identity;
-        for path in [key, certificate, bundle].into_iter().chain(&mut self.data_dir) {
+        for path in [key, certificate, bundle] {
             *path = folder.join(&*path); // an absolute path stays as it is
         }
         self
@@ -183,7 +180,6 @@ impl Config {
             listen: _,
             seeds,
             discovery: Discovery { every, server },
-            data_dir,
             api,
             admin,
             log,
@@ -212,10 +208,6 @@ impl Config {
         }
         if server.is_some_and(|server| server.port() == 0) {
             return Err(Invalid::new("discovery.server", "port 0 cannot be asked"));
-        }
-        if data_dir.is_some() && *role != Role::Bootstrap {
-            let why = format!("only a bootstrap keeps anything on disk, and this is a {role}");
-            return Err(Invalid::new("dataDir", why));
         }
         if let Some(Api { listen }) = api {
             if *role != Role::Peer {

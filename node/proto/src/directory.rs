@@ -145,6 +145,11 @@ impl<V: Default> Directory<V> {
         self.entries.values().map(|entry| &entry.value)
     }
 
+    /// What is known under every name, to be amended.
+    pub fn values_mut(&mut self) -> impl Iterator<Item = &mut V> {
+        self.entries.values_mut().map(|entry| &mut entry.value)
+    }
+
     /// How many names are remembered.
     #[must_use]
     pub fn len(&self) -> usize {

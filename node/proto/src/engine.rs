@@ -311,6 +311,12 @@ impl Engine {
         self.dht.handle_disconnected(now, node, failed);
     }
 
+    /// A node has left the mesh on purpose: its subscriptions and procedures went with it.
+    pub fn handle_left(&mut self, node: NodeId) {
+        self.pubsub.handle_left(node);
+        self.rpc.handle_left(node);
+    }
+
     /// A request arrived.
     ///
     /// # Errors

@@ -233,7 +233,7 @@ table! {
         "Use 127.0.0.1, [::1] or localhost.";
     ForbiddenOrigin = 0x89, "forbidden_origin", 403, final, "a web page of another site asked",
         "A page that the developer happens to visit must not publish or call.",
-        "Call the API from a program, or from a page served by this machine.";
+        "Call the API from a program; a page may ask only where it was served from.";
     InvalidConfig = 0x8a, "invalid_config", 400, final, "the configuration is not valid",
         "A key, value, flag or file is wrong or missing.",
         "See which one in the detail; `macula-node run --help` shows a complete file.";

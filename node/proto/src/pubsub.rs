@@ -278,6 +278,17 @@ impl PubSub {
         }
     }
 
+    /// The node has left on purpose: nothing is sent to it any more, unless it is found again.
+    pub fn handle_left(&mut self, node: NodeId) {
+        let mut left = false;
+        for found in self.remote.values_mut() {
+            left |= found.nodes.remove(&node).is_some();
+        }
+        if left {
+            self.rebuild_routes();
+        }
+    }
+
     /// A message arrived on a flow of that publisher.
     pub fn handle_message(&mut self, message: Message) {
         self.counters.received += 1;

@@ -263,7 +263,19 @@ impl Rpc {
                 self.avoid(now, provider);
                 self.try_next(now, call_id, fresh);
             }
-            Err(fault) => self.finish(call_id, Err(fault)),
+            Err(fault) => {
+                if fault.code == Code::Interrupted {
+                    self.avoid(now, provider);
+                }
+                self.finish(call_id, Err(fault));
+            }
+        }
+    }
+
+    /// The node has left on purpose: it is asked no more, unless it is found again.
+    pub fn handle_left(&mut self, node: NodeId) {
+        for providers in self.providers.values_mut() {
+            providers.nodes.remove(&node);
         }
     }
 

@@ -3,6 +3,8 @@
 use std::ffi::OsString;
 use std::time::{Duration, Instant};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use clap::Args;
 use http::header::CONTENT_TYPE;
 use http::{HeaderName, HeaderValue, Method};
@@ -11,7 +13,6 @@ use macula_proto::Code;
 use macula_proto::name::ProcedureName;
 use serde_json::{Map, Value};
 
-use super::base64;
 use super::body::{self, ContentType};
 use super::client::{Ask, Node};
 use super::exit::Exit;
@@ -79,7 +80,7 @@ pub(crate) async fn run(args: Call, node: &Node, format: Format) -> Result<Exit,
             object.insert("content_type".to_owned(), content_type.into());
             match std::str::from_utf8(&answer) {
                 Ok(text) => object.insert("text".to_owned(), text.into()),
-                Err(_) => object.insert("base64".to_owned(), base64::encode(&answer).into()),
+                Err(_) => object.insert("base64".to_owned(), STANDARD.encode(&answer).into()),
             };
             let elapsed = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
             object.insert("elapsed_ms".to_owned(), elapsed.into());

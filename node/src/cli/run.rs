@@ -47,9 +47,6 @@ pub(crate) struct Run {
     /// Health and metrics
     #[arg(long, value_name = "IP:PORT", help_heading = "Overrides")]
     admin: Option<SocketAddr>,
-    /// Where a bootstrap keeps what outlives it
-    #[arg(long, value_name = "DIR", help_heading = "Overrides")]
-    data_dir: Option<PathBuf>,
     #[command(flatten)]
     pub(super) logging: Logging,
 }
@@ -60,8 +57,7 @@ impl Run {
     /// # Errors
     /// `invalid_config`, naming the file and the place in it, or the flag.
     pub(super) fn config(&self) -> Result<Config, Failure> {
-        let Self { config: path, check: _, name, listen, seeds, api, admin, data_dir, logging: _ } =
-            self;
+        let Self { config: path, check: _, name, listen, seeds, api, admin, logging: _ } = self;
         let mut config = read(path)?;
         // Which keys are the flags' now, for the error that they may cause.
         let mut overridden: Vec<(&str, &str)> = Vec::new();
@@ -84,10 +80,6 @@ impl Run {
         if let Some(listen) = *admin {
             config.admin = Admin { listen };
             overridden.push(("admin.listen", "--admin"));
-        }
-        if let Some(folder) = data_dir {
-            config.data_dir = Some(folder.clone());
-            overridden.push(("dataDir", "--data-dir"));
         }
         config.validate().map_err(|wrong| {
             let flag = overridden.iter().find(|(key, _)| *key == wrong.key).map(|(_, flag)| flag);
@@ -203,7 +195,6 @@ mod tests {
             seeds: vec![],
             api: None,
             admin: None,
-            data_dir: None,
             logging: Logging::default(),
         }
     }
@@ -236,9 +227,6 @@ mod tests {
         let failure = Run { api, ..run(&folder) }.config().unwrap_err();
         assert_eq!(failure.code, "invalid_config");
         assert!(failure.because.starts_with("--api: 0.0.0.0:7780 is not loopback"), "{failure:?}");
-        let data_dir = Some("/tmp".into());
-        let failure = Run { data_dir, ..run(&folder) }.config().unwrap_err();
-        assert!(failure.because.starts_with("--data-dir: only a bootstrap"), "{failure:?}");
     }
 
     #[test]

@@ -3,6 +3,8 @@
 use std::pin::pin;
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use clap::Args;
 use http::Method;
 use http_body_util::BodyExt;
@@ -12,7 +14,6 @@ use macula_proto::Code;
 use macula_proto::name::TopicPattern;
 use serde_json::Value;
 
-use super::base64;
 use super::client::{Ask, Node};
 use super::exit::Exit;
 use super::failure::{Failure, Stop, printable};
@@ -155,7 +156,9 @@ fn render(style: Style, id: &str, mut message: Value) -> Result<Vec<u8>, &'stati
     }
     let bytes = match (message["text"].as_str(), message["base64"].as_str()) {
         (Some(text), _) => text.as_bytes().to_vec(),
-        (None, Some(text)) => base64::decode(text).ok_or("a message's base64 is malformed")?,
+        (None, Some(text)) => {
+            STANDARD.decode(text).map_err(|_| "a message's base64 is malformed")?
+        }
         (None, None) => return Err("a message has neither text nor base64"),
     };
     if style == Style::Raw {

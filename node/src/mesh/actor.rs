@@ -144,7 +144,7 @@ pub(super) async fn run(shared: Arc<Shared>, tasks: Spawner) -> Result<(), BindE
         }
         actor.do_outputs();
     }
-    actor.endpoint.close(Code::Goodbye).await;
+    actor.endpoint.close(Code::Draining).await;
     Ok(())
 }
 
@@ -523,6 +523,9 @@ impl Actor {
         let redial = !entry.outbox.is_empty();
         let polite = matches!(fault.code, Code::Goodbye | Code::Superseded | Code::Draining);
         self.engine.handle_disconnected(clock::now(), node, !polite);
+        if fault.code == Code::Draining {
+            self.engine.handle_left(node);
+        }
         if let Some(address) = self.seeds.on_lost(Instant::now(), node) {
             self.shared.config.seeds.seed_lost(address);
         }

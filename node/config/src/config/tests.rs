@@ -47,7 +47,7 @@ fn what_is_written_is_read_back() {
     for text in [
         EXAMPLE.to_owned(),
         peer("discovery: {every: 1500ms, server: '[::1]:53'}\nlisten: '[::]:9443'\n"),
-        infrastructure("bootstrap", "dataDir: /var/lib/macula\n"),
+        infrastructure("bootstrap", ""),
         infrastructure("gateway", "seeds: [a]\nlog: debug\nadmin: {listen: '0.0.0.0:0'}\n"),
     ] {
         let config = Config::from_yaml(&text, "f").unwrap();
@@ -76,11 +76,10 @@ fn says_whom_the_certificate_must_be_about() {
 
 #[test]
 fn relative_paths_start_at_the_files_folder() {
-    let text = infrastructure("bootstrap", "dataDir: data\n").replace("key: k", "key: /abs/k");
+    let text = infrastructure("bootstrap", "").replace("key: k", "key: /abs/k");
     let config = Config::from_yaml(&text, "f").unwrap().relative_to(Path::new("/etc/macula"));
     assert_eq!(config.identity.key, Path::new("/abs/k"));
     assert_eq!(config.identity.bundle, Path::new("/etc/macula/b"));
-    assert_eq!(config.data_dir.as_deref(), Some(Path::new("/etc/macula/data")));
 }
 
 #[test]
@@ -91,7 +90,7 @@ fn names_the_file_the_place_the_key_and_the_reason() {
         (
             peer("relm: x\n"),
             "node.yaml:8:1: unknown field `relm`, expected one of `trustDomain`, \
-          `mesh`, `role`, `realm`, `name`, `identity`, `listen`, `seeds`, `discovery`, `dataDir`, \
+          `mesh`, `role`, `realm`, `name`, `identity`, `listen`, `seeds`, `discovery`, \
           `api`, `admin`, `log`",
         ),
         (peer("api: {port: 1}\n"), "node.yaml:8:7: api: unknown field `port`, expected `listen`"),
@@ -180,10 +179,6 @@ fn names_the_key_that_does_not_fit_the_others() {
         (
             peer("admin:\n  listen: 127.0.0.1:7780\n"),
             "node.yaml:9:3: admin.listen: 127.0.0.1:7780 is the API's already",
-        ),
-        (
-            peer("dataDir: /data\n"),
-            "node.yaml:8:1: dataDir: only a bootstrap keeps anything on disk, and this is a peer",
         ),
         (
             peer("discovery:\n  every: 999ms\n"),
