@@ -144,18 +144,11 @@ impl Endpoint {
         let (mut send, mut recv) =
             connection.open_bi().await.map_err(|error| refused(&verdict, &error, address))?;
         let hello = message::Hello { version: wire::VERSION, incarnation: self.incarnation };
-        stream::write(&mut send, &Frame::Hello(hello)).await?;
-        let ack = match stream::read_one(&mut recv).await {
-            Ok(Frame::HelloAck(ack)) => ack,
-            Ok(_) => {
-                return Err(close(&connection, Fault::new(Code::Protocol, "expected HelloAck")));
-            }
-            Err(fault) => {
-                return Err(match connection.close_reason() {
-                    Some(error) => refused(&verdict, &error, address),
-                    None => fault,
-                });
-            }
+        // What breaks a stream off here is how the other side refuses: the connection says why.
+        let why = |fault| ended(&connection, &verdict, address, fault);
+        stream::write(&mut send, &Frame::Hello(hello)).await.map_err(why)?;
+        let Frame::HelloAck(ack) = stream::read_one(&mut recv).await.map_err(why)? else {
+            return Err(close(&connection, Fault::new(Code::Protocol, "expected HelloAck")));
         };
         let link = Link::new(
             connection,
@@ -215,10 +208,9 @@ impl Endpoint {
         close_if_refused(&connection, realm::judge(&me.identity, &identity, Expected::Anyone))?;
         let (mut send, mut recv) =
             connection.accept_bi().await.map_err(|error| refused(&verdict, &error, address))?;
-        let hello = match stream::read_one(&mut recv).await {
-            Ok(Frame::Hello(hello)) => hello,
-            Ok(_) => return Err(close(&connection, Fault::new(Code::Protocol, "expected Hello"))),
-            Err(fault) => return Err(close(&connection, fault)),
+        let why = |fault| ended(&connection, &verdict, address, fault);
+        let Frame::Hello(hello) = stream::read_one(&mut recv).await.map_err(why)? else {
+            return Err(close(&connection, Fault::new(Code::Protocol, "expected Hello")));
         };
         if hello.version == 0 {
             let because = "the dialler speaks no version that this node does";
@@ -229,7 +221,7 @@ impl Endpoint {
             incarnation: self.incarnation,
             observed: Some(address.into()),
         };
-        stream::write(&mut send, &Frame::HelloAck(ack)).await?;
+        stream::write(&mut send, &Frame::HelloAck(ack)).await.map_err(why)?;
         let link = Link::new(
             connection,
             Arc::new(identity),
@@ -344,6 +336,19 @@ fn close_if_refused(
 fn close(connection: &quinn::Connection, fault: Fault) -> Fault {
     connection.close(VarInt::from_u32(fault.code.number()), fault.because.as_bytes());
     fault
+}
+
+/// Why a stream of a handshake broke off: what ended the connection, else its own fault.
+fn ended(
+    connection: &quinn::Connection,
+    verdict: &Verdict,
+    address: SocketAddr,
+    fault: Fault,
+) -> Fault {
+    match connection.close_reason() {
+        Some(error) => refused(verdict, &error, address),
+        None => close(connection, fault),
+    }
 }
 
 /// Why a handshake ended: our own verdict if there is one, else what the other side said.
