@@ -26,7 +26,10 @@ struct Calls {
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    println!("{:<34} {:>10} {:>10} {:>12} {:>7}", "calls, 64 B", "p50", "p99", "calls/s @64", "ratio");
+    println!(
+        "{:<34} {:>10} {:>10} {:>12} {:>7}",
+        "calls, 64 B", "p50", "p99", "calls/s @64", "ratio"
+    );
     let floor = floor::calls().await?;
     print_calls("raw quinn, a stream a request", &floor, &floor);
     let mesh = mesh::Pair::start().await?;
@@ -34,7 +37,12 @@ async fn main() -> anyhow::Result<()> {
     print_calls("two peers, through HTTP", &mesh.calls_by_http().await?, &floor);
 
     for bytes in MESSAGE_BYTES {
-        println!("\n{:<34} {:>12} {:>7}", format!("one-way messages, {bytes} B"), "messages/s", "ratio");
+        println!(
+            "\n{:<34} {:>12} {:>7}",
+            format!("one-way messages, {bytes} B"),
+            "messages/s",
+            "ratio"
+        );
         let floor = floor::messages(bytes, false).await?;
         print_rate("raw quinn, 64 KiB batches", floor, floor);
         let channels = floor::messages(bytes, true).await?;

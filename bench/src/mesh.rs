@@ -28,8 +28,10 @@ impl Pair {
         let free = "127.0.0.1:0".parse()?;
         let join_file =
             Some(std::env::temp_dir().join(format!("macula-bench-{}.json", std::process::id())));
-        let mesh = Mesh::start(Options { apis: [free, free], join_file, ..Options::default() }).await?;
-        let echo = |request: macula_node::peer::Request| async move { Ok::<_, Fault>(request.payload) };
+        let mesh =
+            Mesh::start(Options { apis: [free, free], join_file, ..Options::default() }).await?;
+        let echo =
+            |request: macula_node::peer::Request| async move { Ok::<_, Fault>(request.payload) };
         let _echo = mesh.peers()[1].advertise("echo".parse()?, echo).await?;
         Ok(Self { mesh, _echo, client: Client::builder(TokioExecutor::new()).build_http() })
     }
@@ -96,8 +98,10 @@ impl Pair {
         let reader = tokio::spawn(async move {
             let mut arrived = 0_u64;
             while since.elapsed() < LASTS {
-                let batch =
-                    tokio::time::timeout(LASTS.saturating_sub(since.elapsed()), subscription.next_batch());
+                let batch = tokio::time::timeout(
+                    LASTS.saturating_sub(since.elapsed()),
+                    subscription.next_batch(),
+                );
                 arrived += batch.await.map_or(0, |batch| batch.len() as u64);
             }
             arrived

@@ -3,7 +3,7 @@
 //!
 //! | file | holds |
 //! | --- | --- |
-//! | `actor` | the loop: inputs to the engine, outputs to the network |
+//! | `actor` | the loop: inputs to the engine, outputs to the network; a file for each kind |
 //! | `nodes` | what is known of each other node: its link, a dial under way, what waits for it |
 //! | `outbox` | messages that wait for a flow |
 //! | `serve` | the tasks of one link: requests and flows, in and out |

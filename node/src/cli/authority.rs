@@ -54,7 +54,7 @@ struct Init {
     /// The folder to make it in
     #[arg(long, value_name = "DIR")]
     dir: PathBuf,
-    /// The mesh, <namespace>.<name>
+    /// The mesh, NAMESPACE.NAME
     #[arg(long, value_name = "NS.NAME")]
     mesh: MeshName,
     /// The SPIFFE trust domain

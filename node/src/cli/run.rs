@@ -38,7 +38,7 @@ pub(crate) struct Run {
     /// The UDP address for QUIC
     #[arg(long, value_name = "IP:PORT", help_heading = "Overrides")]
     listen: Option<SocketAddr>,
-    /// A bootstrap's HOST[:PORT], instead of all that the file has (may be repeated)
+    /// A bootstrap's HOST or HOST:PORT, instead of all that the file has (may be repeated)
     #[arg(long = "seed", value_name = "SEED", help_heading = "Overrides")]
     seeds: Vec<Seed>,
     /// The HTTP API, on loopback
