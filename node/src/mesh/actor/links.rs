@@ -7,6 +7,7 @@ use std::time::Instant;
 use macula_proto::identity::NodeId;
 use macula_proto::realm::Expected;
 use macula_proto::{Code, Fault};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock;
@@ -210,8 +211,8 @@ impl Actor {
     }
 
     pub(super) fn spawn_dial(&self, why: Why, addresses: Vec<SocketAddr>, expected: Expected) {
-        let (endpoint, dials, life) =
-            (self.endpoint.clone(), self.dials.clone(), self.life.clone());
+        let (endpoint, life) = (self.endpoint.clone(), self.life.clone());
+        let mut outcome = Outcome { dials: self.dials.clone(), why: Some(why) };
         self.tasks.spawn(Kind::Connection, async move {
             let dial = async {
                 let mut result = Err(Fault::new(Code::Unreachable, "no address is known"));
@@ -221,8 +222,10 @@ impl Actor {
                         break;
                     }
                 }
-                // Without a receiver the actor is gone.
-                let _ = dials.send(Dialled { why, result }).await;
+                if let Some(why) = outcome.why.take() {
+                    // Without a receiver the actor is gone.
+                    let _ = outcome.dials.send(Dialled { why, result }).await;
+                }
             };
             life.run_until_cancelled(dial).await;
         });
@@ -256,6 +259,23 @@ impl Actor {
         let not_after = self.credentials.identity.not_after;
         for (node, address) in self.nodes.to_renew(Instant::now(), not_after) {
             self.dial(node, vec![address]);
+        }
+    }
+}
+
+/// Tells the actor what a dial came to, also when its task dies: the node would count as being
+/// dialled for ever.
+struct Outcome {
+    dials: mpsc::Sender<Dialled>,
+    why: Option<Why>,
+}
+
+impl Drop for Outcome {
+    fn drop(&mut self) {
+        if let Some(why) = self.why.take() {
+            let result = Err(Fault::new(Code::Internal, "the task that dialled died"));
+            // Without a receiver the actor is gone.
+            let _ = self.dials.try_send(Dialled { why, result });
         }
     }
 }
