@@ -69,8 +69,8 @@ macro_rules! table {
 
 table! {
     // What a node does with its connections and requests: 0x00..
-    Goodbye = 0x00, "goodbye", 503, retry, "the other node left on purpose",
-        "It was stopped, or it replaced this connection by a newer one.",
+    Goodbye = 0x00, "goodbye", 503, retry, "the other node closed the connection on purpose",
+        "Nothing used the connection for a while.",
         "Nothing: the connection is made again when it is needed.";
     Internal = 0x01, "internal", 500, retry, "a fault of ours",
         "A task of the node failed; its log says which and why.",
