@@ -239,7 +239,7 @@ impl fmt::Debug for Authority {
 }
 
 /// Seconds since 1970 as dates of X.509, which end with the year 9999.
-fn set_validity(draft: &mut CertificateParams, not_before: u64, not_after: u64) {
+pub(crate) fn set_validity(draft: &mut CertificateParams, not_before: u64, not_after: u64) {
     let epoch = date_time_ymd(1970, 1, 1);
     draft.not_before = epoch + Duration::from_secs(not_before.min(LAST_SECOND));
     draft.not_after = epoch + Duration::from_secs(not_after.min(LAST_SECOND));
@@ -250,7 +250,7 @@ const LAST_SECOND: u64 = 253_402_300_799;
 
 /// Sixteen random bytes, of which the first bit is zero and the second is one: positive, and of one
 /// length (RFC 5280 §4.1.2.2).
-fn serial_number() -> SerialNumber {
+pub(crate) fn serial_number() -> SerialNumber {
     let mut bytes: [u8; 16] = random();
     bytes[0] = bytes[0] & 0x7f | 0x40;
     SerialNumber::from_slice(&bytes)

@@ -15,12 +15,14 @@
 pub mod authority;
 pub mod bundle;
 pub mod certificate;
+pub mod enrolment;
 #[cfg(any(test, feature = "forge"))]
 pub mod forge;
 pub mod grant;
 pub mod id;
 pub mod key;
 pub mod name;
+pub mod operator;
 pub mod subject;
 pub mod tls;
 pub mod verify;
@@ -35,6 +37,7 @@ pub use grant::Grants;
 pub use id::NodeId;
 pub use key::{NodeKey, verify_signature};
 pub use name::{MeshName, NodeName, RealmName, TrustDomain};
+pub use operator::{OperatorAuthority, Pair};
 pub use rustls::pki_types::{CertificateDer, UnixTime};
 pub use subject::{Place, Role, Scope, Subject};
 pub use tls::{Credentials, Verdict};

@@ -134,7 +134,10 @@ impl fmt::Display for Place {
 }
 
 /// What a node is for. Its text is `bootstrap`, `gateway` or `peer`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
+)]
+#[serde(rename_all = "lowercase")]
 pub enum Role {
     /// A seed that others join through.
     Bootstrap,

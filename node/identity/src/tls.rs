@@ -155,6 +155,9 @@ pub enum Error {
     /// The chain is empty or unreadable, or the key is not the certificate's.
     #[error("the credentials cannot be presented")]
     Credentials(#[source] rustls::Error),
+    /// The CA that is to be trusted cannot be.
+    #[error("the CA cannot be used: {0}")]
+    Roots(String),
     /// rustls refuses the configuration; a fault of ours.
     #[error("the TLS configuration is refused")]
     Config(#[source] rustls::Error),

@@ -1,0 +1,76 @@
+//! Events on the objects of others: what `kubectl describe` shows beneath them.
+
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::ObjectReference;
+use kube::Client;
+use kube::runtime::events::{Event, EventType, Recorder, Reporter};
+use tracing::warn;
+
+use crate::conditions::cut;
+
+/// Writes Events. One that is said again within six minutes counts up the one that is there.
+#[derive(Clone)]
+pub struct Events {
+    recorder: Recorder,
+}
+
+impl std::fmt::Debug for Events {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Events")
+    }
+}
+
+impl Events {
+    /// Events from the operator; `instance` is the name of its pod.
+    #[must_use]
+    pub fn new(client: Client, instance: Option<String>) -> Self {
+        let reporter = Reporter { controller: REPORTER.to_owned(), instance };
+        Self { recorder: Recorder::new(client, reporter) }
+    }
+
+    /// Something happened as it should.
+    pub async fn normal(&self, about: &ObjectReference, action: &str, reason: &str, note: &str) {
+        self.publish(EventType::Normal, about, action, reason, note).await;
+    }
+
+    /// Somebody should look.
+    pub async fn warning(&self, about: &ObjectReference, action: &str, reason: &str, note: &str) {
+        self.publish(EventType::Warning, about, action, reason, note).await;
+    }
+
+    /// An Event that cannot be written is logged and forgotten: what it says stands in a status too.
+    async fn publish(
+        &self,
+        type_: EventType,
+        about: &ObjectReference,
+        action: &str,
+        reason: &str,
+        note: &str,
+    ) {
+        let event = Event {
+            type_,
+            reason: reason.to_owned(),
+            note: Some(cut(note, MAX_NOTE).to_owned()),
+            action: action.to_owned(),
+            secondary: None,
+        };
+        let why = match tokio::time::timeout(DEADLINE, self.recorder.publish(&event, about)).await {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => crate::failure::explain(&error),
+            Err(_) => format!("no answer within {} s", DEADLINE.as_secs()),
+        };
+        let name = about.name.as_deref().unwrap_or_default();
+        let namespace = about.namespace.as_deref().unwrap_or_default();
+        warn!(namespace, name, reason, why, "an Event could not be written");
+    }
+}
+
+/// Who says it.
+const REPORTER: &str = "macula-operator";
+
+/// How long a reconcile waits for an Event.
+const DEADLINE: Duration = Duration::from_secs(5);
+
+/// The longest note that the API server takes (`events.k8s.io/v1`).
+const MAX_NOTE: usize = 1024;
