@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Invalid};
 use crate::seed::Seed;
+use crate::url::EnrolmentUrl;
 use crate::{period, text, yaml};
 
 /// The UDP port of a node when none is given. Ours, from no registry: the seed project's.
@@ -34,11 +35,12 @@ pub struct Config {
     /// The tenant: a peer has one, infrastructure has none.
     #[serde(default, with = "text::option", skip_serializing_if = "Option::is_none")]
     pub realm: Option<RealmName>,
-    /// The node's name within its role.
-    #[serde(with = "text")]
-    pub name: NodeName,
-    /// The files that prove who the node is.
-    pub identity: Files,
+    /// The node's name within its role. It may be left out with enrolment: then the certificate
+    /// says it.
+    #[serde(default, with = "text::option", skip_serializing_if = "Option::is_none")]
+    pub name: Option<NodeName>,
+    /// What proves who the node is.
+    pub identity: Identity,
     /// The UDP address for QUIC, to listen and to dial.
     #[serde(default = "default_listen", with = "text::address")]
     pub listen: SocketAddr,
@@ -54,14 +56,34 @@ pub struct Config {
     /// Health and metrics.
     #[serde(default)]
     pub admin: Admin,
+    /// What infrastructure tells the operator; never on a peer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub counts: Option<Counts>,
     /// Which events are logged, as a filter of `tracing-subscriber`; `info` when left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub log: Option<String>,
 }
 
-/// The files that prove who the node is, all PEM.
+/// What proves who the node is: a key and a certificate in files that somebody else renews, or the
+/// enrolment by which the node gets and renews its own. Files are PEM.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Identity {
+    /// The private key, PKCS #8.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<PathBuf>,
+    /// The certificate chain, the leaf first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<PathBuf>,
+    /// The roots that are trusted: several during a rotation.
+    pub bundle: PathBuf,
+    /// Instead of key and certificate: where the node is given one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub enrolment: Option<Enrolment>,
+}
+
+/// The three files of a node whose certificate somebody else renews, all PEM.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Files {
     /// The private key, PKCS #8.
     pub key: PathBuf,
@@ -69,6 +91,48 @@ pub struct Files {
     pub certificate: PathBuf,
     /// The roots that are trusted: several during a rotation.
     pub bundle: PathBuf,
+}
+
+/// Where the node is given its certificate, and by what it proves who it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Enrolment {
+    /// The server, `https://HOST[:PORT]`.
+    #[serde(with = "text")]
+    pub url: EnrolmentUrl,
+    /// The CA that the server's certificate must be of, PEM.
+    pub ca: PathBuf,
+    /// The token that proves who the node is. Read again for each request, because it is rotated.
+    pub token: PathBuf,
+    /// The folder that keeps key and certificate over a restart; without one they live in memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data_dir: Option<PathBuf>,
+}
+
+/// What infrastructure tells the operator: which nodes it is connected to. HTTPS, for the operator's
+/// certificate alone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Counts {
+    /// Its TCP address.
+    #[serde(with = "text::address")]
+    pub listen: SocketAddr,
+    /// The CA that the operator's certificate must be of, PEM.
+    pub ca: PathBuf,
+}
+
+impl Identity {
+    /// The files of a node whose certificate somebody else renews.
+    #[must_use]
+    pub fn files(&self) -> Option<Files> {
+        match self {
+            Self { key: Some(key), certificate: Some(certificate), bundle, enrolment: None } => {
+                let [key, certificate, bundle] = [key, certificate, bundle].map(Clone::clone);
+                Some(Files { key, certificate, bundle })
+            }
+            _ => None,
+        }
+    }
 }
 
 /// How the seeds' names are looked up.
@@ -129,8 +193,15 @@ impl Config {
     /// Reads every relative path as one from this folder: the file's own.
     #[must_use]
     pub fn relative_to(mut self, folder: &Path) -> Self {
-        let Files { key, certificate, bundle } = &mut self.identity;
-        for path in [key, certificate, bundle] {
+        let Identity { key, certificate, bundle, enrolment } = &mut self.identity;
+        let mut paths = vec![bundle];
+        paths.extend([key, certificate].into_iter().flatten());
+        if let Some(Enrolment { url: _, ca, token, data_dir }) = enrolment {
+            paths.extend([ca, token]);
+            paths.extend(data_dir);
+        }
+        paths.extend(self.counts.as_mut().map(|counts| &mut counts.ca));
+        for path in paths {
             *path = folder.join(&*path); // an absolute path stays as it is
         }
         self
@@ -139,9 +210,11 @@ impl Config {
     /// Whom the node's certificate must be about.
     ///
     /// # Errors
-    /// When role and realm do not fit each other.
+    /// When role and realm do not fit each other, or there is no name.
     pub fn subject(&self) -> Result<Subject, Invalid> {
-        Ok(self.scope().subject(self.place()?, self.name.clone()))
+        let name = self.name.clone();
+        let name = name.ok_or_else(|| Invalid::new("name", "it is missing"))?;
+        Ok(self.scope().subject(self.place()?, name))
     }
 
     /// The mesh that every certificate must be of.
@@ -150,7 +223,11 @@ impl Config {
         Scope { trust_domain: self.trust_domain.clone(), mesh: self.mesh.clone() }
     }
 
-    fn place(&self) -> Result<Place, Invalid> {
+    /// Role and realm in one.
+    ///
+    /// # Errors
+    /// When they do not fit each other.
+    pub fn place(&self) -> Result<Place, Invalid> {
         match (self.role, &self.realm) {
             (Role::Peer, Some(realm)) => Ok(Place::Realm(realm.clone())),
             (Role::Bootstrap, None) => Ok(Place::Bootstrap),
@@ -175,24 +252,24 @@ impl Config {
             mesh: _,
             role,
             realm: _,
-            name: _,
-            identity: Files { key, certificate, bundle },
+            name,
+            identity,
             listen: _,
             seeds,
             discovery: Discovery { every, server },
             api,
             admin,
+            counts,
             log,
         } = self;
         self.place()?;
-        for (name, path) in [
-            ("identity.key", key),
-            ("identity.certificate", certificate),
-            ("identity.bundle", bundle),
-        ] {
-            if path.as_os_str().is_empty() {
-                return Err(Invalid::new(name, "the path is empty"));
-            }
+        identity.validate()?;
+        if name.is_none() && identity.enrolment.is_none() {
+            return Err(Invalid::new("name", "it is missing; only with enrolment it may be"));
+        }
+        if counts.is_some() && *role == Role::Peer {
+            let why = "a peer tells the operator nothing; only infrastructure has this";
+            return Err(Invalid::new("counts", why));
         }
         let mut seen = BTreeSet::new();
         if let Some(twice) = seeds.iter().find(|seed| !seen.insert(*seed)) {
@@ -229,6 +306,39 @@ impl Config {
             return Err(Invalid::new("log", "the filter is empty; leave it out for info"));
         }
         Ok(())
+    }
+}
+
+impl Identity {
+    fn validate(&self) -> Result<(), Invalid> {
+        let Self { key, certificate, bundle, enrolment } = self;
+        let (ca, token, data_dir) = match enrolment {
+            Some(Enrolment { url: _, ca, token, data_dir }) => {
+                (Some(ca), Some(token), data_dir.as_ref())
+            }
+            None => (None, None, None),
+        };
+        for (name, path) in [
+            ("identity.key", key.as_ref()),
+            ("identity.certificate", certificate.as_ref()),
+            ("identity.bundle", Some(bundle)),
+            ("identity.enrolment.ca", ca),
+            ("identity.enrolment.token", token),
+            ("identity.enrolment.dataDir", data_dir),
+        ] {
+            if path.is_some_and(|path| path.as_os_str().is_empty()) {
+                return Err(Invalid::new(name, "the path is empty"));
+            }
+        }
+        let missing = "it is missing; or give identity.enrolment";
+        let twice = "with identity.enrolment the node makes its own; leave it out";
+        match (enrolment, key, certificate) {
+            (Some(_), Some(_), _) => Err(Invalid::new("identity.key", twice)),
+            (Some(_), None, Some(_)) => Err(Invalid::new("identity.certificate", twice)),
+            (None, None, _) => Err(Invalid::new("identity.key", missing)),
+            (None, Some(_), None) => Err(Invalid::new("identity.certificate", missing)),
+            (Some(_), None, None) | (None, Some(_), Some(_)) => Ok(()),
+        }
     }
 }
 

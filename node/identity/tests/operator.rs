@@ -34,8 +34,8 @@ fn node() -> Node {
 
 /// Both sides to the end, in memory.
 fn handshake(client: ClientConfig, server: ServerConfig, name: &'static str) -> Result<(), String> {
-    let mut client =
-        ClientConnection::new(Arc::new(client), name.try_into().unwrap()).map_err(|e| e.to_string())?;
+    let mut client = ClientConnection::new(Arc::new(client), name.try_into().unwrap())
+        .map_err(|e| e.to_string())?;
     let mut server = ServerConnection::new(Arc::new(server)).map_err(|e| e.to_string())?;
     for _ in 0..8 {
         let mut wire = Vec::new();
@@ -99,8 +99,7 @@ fn nobody_else_is() {
     // Another node of the mesh.
     let key = NodeKey::generate();
     let chain = node.mesh.issue(&key.csr_der(), &Order::new(bootstrap()), now()).unwrap();
-    let server =
-        counts_server_config(&node.credentials, operator.ca_cert_pem(), &domain).unwrap();
+    let server = counts_server_config(&node.credentials, operator.ca_cert_pem(), &domain).unwrap();
     let other = macula_identity::tls::client_config(
         &Credentials::new(&chain, &key),
         Arc::new(node.mesh.bundle()),
@@ -145,7 +144,8 @@ fn a_node_enrols_with_the_operator_of_the_url_alone() {
 #[test]
 fn an_authority_that_was_kept_signs_on() {
     let operator = OperatorAuthority::new(now());
-    let kept = OperatorAuthority::from_parts(operator.ca_cert_pem(), &operator.ca_key_pem()).unwrap();
+    let kept =
+        OperatorAuthority::from_parts(operator.ca_cert_pem(), &operator.ca_key_pem()).unwrap();
     assert_eq!(kept.not_after(), operator.not_after());
     let with = kept.client(&scope().trust_domain, DAY, now()).unwrap();
     ask(&node(), &operator, &with).unwrap();

@@ -240,6 +240,35 @@ table! {
     TooMany = 0x8b, "too_many", 429, retry, "the limit of open subscriptions or advertisements is reached",
         "What one application may hold open is bounded.",
         "Close what is no longer needed.";
+
+    // Enrolment: 0xa0..
+    TokenRefused = 0xa0, "token_refused", 401, retry, "the token proves nothing",
+        "The API server does not know it, or it was made for another audience, or it has expired.",
+        "See that the pod's token is projected with the audience of the mesh that it asks for.";
+    PodGone = 0xa1, "pod_gone", 403, final, "the token's pod is no more",
+        "The pod was deleted, or another one has its name now; a token may outlive its pod.",
+        "Nothing: the pod that lives now has a token of its own.";
+    NotAMember = 0xa2, "not_a_member", 403, retry, "the realm does not admit this pod",
+        "No entry of the realm's `members` selects its namespace and service account.",
+        "Ask the owner of the MaculaRealm to add the namespace or the service account to `spec.members`.";
+    UnknownMesh = 0xa3, "unknown_mesh", 404, retry, "there is no such mesh",
+        "No MaculaMesh of this namespace and name exists where the operator manages meshes.",
+        "Compare the label macula.io/mesh with `kubectl get maculamesh --all-namespaces`.";
+    UnknownRealm = 0xa4, "unknown_realm", 404, retry, "there is no such realm on the mesh",
+        "No MaculaRealm with this `spec.name` refers to the mesh.",
+        "Compare the label macula.io/realm with `kubectl get macularealm --all-namespaces`.";
+    RealmNotAccepted = 0xa5, "realm_not_accepted", 403, retry, "the mesh has not accepted the realm",
+        "The mesh does not allow it, or another realm has its name.",
+        "Read the condition Accepted of the MaculaRealm.";
+    NotInfrastructure = 0xa6, "not_infrastructure", 403, final, "the pod is none of the mesh's own",
+        "Only pods of the mesh's StatefulSet and Deployment may be bootstrap or gateway.",
+        "Leave it to the operator to run them.";
+    BadCsr = 0xa7, "bad_csr", 400, final, "the certificate request is refused",
+        "It is malformed, asks for names, or does not prove that its sender holds the key.",
+        "See the detail; a request has an Ed25519 key and nothing else.";
+    EnrolmentUnavailable = 0xa8, "enrolment_unavailable", 503, retry, "no certificate can be had for now",
+        "The operator, the API server or the mesh's authority does not answer.",
+        "Nothing: it is tried again; look at the operator's log if it lasts.";
 }
 
 impl Code {

@@ -78,7 +78,7 @@ fn says_whom_the_certificate_must_be_about() {
 fn relative_paths_start_at_the_files_folder() {
     let text = infrastructure("bootstrap", "").replace("key: k", "key: /abs/k");
     let config = Config::from_yaml(&text, "f").unwrap().relative_to(Path::new("/etc/macula"));
-    assert_eq!(config.identity.key, Path::new("/abs/k"));
+    assert_eq!(config.identity.key.as_deref(), Some(Path::new("/abs/k")));
     assert_eq!(config.identity.bundle, Path::new("/etc/macula/b"));
 }
 
@@ -91,7 +91,7 @@ fn names_the_file_the_place_the_key_and_the_reason() {
             peer("relm: x\n"),
             "node.yaml:8:1: unknown field `relm`, expected one of `trustDomain`, \
           `mesh`, `role`, `realm`, `name`, `identity`, `listen`, `seeds`, `discovery`, \
-          `api`, `admin`, `log`",
+          `api`, `admin`, `counts`, `log`",
         ),
         (peer("api: {port: 1}\n"), "node.yaml:8:7: api: unknown field `port`, expected `listen`"),
         (
@@ -105,7 +105,7 @@ fn names_the_file_the_place_the_key_and_the_reason() {
         (peer("").replace("mesh: ns.main\n", ""), "node.yaml:1:1: missing field `mesh`"),
         (
             peer("").replace("bundle: b", "x: y"),
-            "node.yaml:6:36: identity: unknown field `x`, expected one of `key`, `certificate`, `bundle`",
+            "node.yaml:6:36: identity: unknown field `x`, expected one of `key`, `certificate`, `bundle`, `enrolment`",
         ),
         (peer("").replace(", bundle: b", ""), "node.yaml:6:11: identity: missing field `bundle`"),
         (
@@ -190,6 +190,62 @@ fn names_the_key_that_does_not_fit_the_others() {
         ),
         (peer("").replace("key: k", "key: ''"), "node.yaml: identity.key: the path is empty"),
         (peer("log: ''\n"), "node.yaml:8:1: log: the filter is empty; leave it out for info"),
+    ] {
+        refused(&text, refusal);
+    }
+}
+
+const ENROLLED: &str = "\
+trustDomain: cluster.local
+mesh: ns.main
+role: gateway
+identity:
+  enrolment: {url: 'https://macula-operator.ns.svc', ca: ca.pem, token: /t, dataDir: d}
+  bundle: b
+seeds: [a]
+counts: {listen: '0.0.0.0:7782', ca: ca.pem}
+";
+
+#[test]
+fn a_node_that_enrols_needs_no_name_and_no_files_of_its_own() {
+    let config = Config::from_yaml(ENROLLED, "node.yaml").unwrap();
+    let config = config.relative_to(Path::new("/f"));
+    assert_eq!((&config.name, config.identity.files()), (&None, None));
+    let enrolment = config.identity.enrolment.as_ref().unwrap();
+    assert_eq!(enrolment.url.to_string(), "https://macula-operator.ns.svc:7783");
+    assert_eq!(
+        (enrolment.ca.as_path(), enrolment.token.as_path()),
+        (Path::new("/f/ca.pem"), Path::new("/t"))
+    );
+    assert_eq!(enrolment.data_dir.as_deref(), Some(Path::new("/f/d")));
+    assert_eq!(config.counts.as_ref().unwrap().ca, Path::new("/f/ca.pem"));
+    assert_eq!(Config::from_yaml(&config.to_yaml(), "again").unwrap(), config);
+}
+
+#[test]
+fn enrolment_and_files_exclude_each_other_and_one_must_be() {
+    let enrolled = |from: &str, to: &str| ENROLLED.replace(from, to);
+    for (text, refusal) in [
+        (
+            enrolled("  bundle: b", "  bundle: b\n  key: k"),
+            "node.yaml:7:3: identity.key: with identity.enrolment the node makes its own; leave it out",
+        ),
+        (
+            peer("").replace("key: k, ", ""),
+            "node.yaml: identity.key: it is missing; or give identity.enrolment",
+        ),
+        (
+            peer("").replace("certificate: c, ", ""),
+            "node.yaml: identity.certificate: it is missing; or give identity.enrolment",
+        ),
+        (
+            peer("").replace("name: shop.cart-0\n", ""),
+            "node.yaml: name: it is missing; only with enrolment it may be",
+        ),
+        (
+            peer("counts: {listen: '0.0.0.0:1', ca: c}\n"),
+            "node.yaml:8:1: counts: a peer tells the operator nothing; only infrastructure has this",
+        ),
     ] {
         refused(&text, refusal);
     }
