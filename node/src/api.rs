@@ -8,6 +8,8 @@
 //! | `route` | which endpoint is meant |
 //! | `endpoints` | what each does |
 //! | `body` | bodies, read and written, and the headers that pass through |
+//! | `waiting` | what is answered before there is a certificate |
+//! | `counts` | what infrastructure tells the operator |
 //! | `events` | subscriptions as server-sent events |
 //! | `callback` | procedures that an application serves over HTTP |
 //! | `problem` | refusals as problem documents |
@@ -16,6 +18,7 @@
 
 mod body;
 mod callback;
+mod counts;
 mod door;
 mod endpoints;
 mod events;
@@ -27,6 +30,7 @@ mod server;
 mod task;
 #[cfg(test)]
 mod tests;
+mod waiting;
 
 use std::io;
 use std::net::TcpListener;
@@ -44,6 +48,9 @@ use callback::Callbacks;
 use endpoints::Endpoints;
 use limits::Times;
 use server::{Answering, Server, Service};
+
+pub use counts::add_counts;
+pub use waiting::{Room, add_waiting};
 
 /// What is served at an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,6 +75,29 @@ pub fn add(
     peer: &Peer,
     counters: &Arc<Counters>,
 ) -> io::Result<()> {
+    let (tasks, times) = (tree.spawner(), Times::default());
+    let endpoints = Arc::new(Endpoints {
+        surface,
+        peer: peer.clone(),
+        tasks: tasks.clone(),
+        times,
+        counters: counters.clone(),
+        port: listener.local_addr()?.port(),
+        callbacks: Callbacks::new(tasks),
+        advertisements: Mutex::default(),
+    });
+    listen(tree, runtime, listener, surface, times, endpoints)
+}
+
+/// Makes the listener and what is served at it a child of the tree.
+fn listen<S: Service>(
+    tree: &mut Tree,
+    runtime: &Handle,
+    listener: TcpListener,
+    surface: Surface,
+    times: Times,
+    service: Arc<S>,
+) -> io::Result<()> {
     let address = listener.local_addr()?;
     let (kind, name, connections) = match surface {
         Surface::Application => (Kind::HttpApi, "http_api", limits::CONNECTIONS),
@@ -77,23 +107,8 @@ pub fn add(
         let because = format!("the API listens on loopback only, and {address} is not");
         return Err(io::Error::new(io::ErrorKind::AddrNotAvailable, because));
     }
-    listener.set_nonblocking(true)?;
-    let listener = {
-        let _within = runtime.enter();
-        tokio::net::TcpListener::from_std(listener)?
-    };
-    let (tasks, times) = (tree.spawner(), Times::default());
-    let endpoints = Arc::new(Endpoints {
-        surface,
-        peer: peer.clone(),
-        tasks: tasks.clone(),
-        times,
-        counters: counters.clone(),
-        port: address.port(),
-        callbacks: Callbacks::new(tasks.clone()),
-        advertisements: Mutex::default(),
-    });
-    let server = Arc::new(Server::new(listener, endpoints, tasks, times, connections));
+    let listener = into_tokio(listener, runtime)?;
+    let server = Arc::new(Server::new(listener, service, tree.spawner(), times, connections));
     tree.child(kind, name, runtime, move |stop| {
         let server = server.clone();
         async move {
@@ -102,6 +117,12 @@ pub fn add(
         }
     });
     Ok(())
+}
+
+fn into_tokio(listener: TcpListener, runtime: &Handle) -> io::Result<tokio::net::TcpListener> {
+    listener.set_nonblocking(true)?;
+    let _within = runtime.enter();
+    tokio::net::TcpListener::from_std(listener)
 }
 
 impl Service for Endpoints {

@@ -176,19 +176,16 @@ async fn dispatch(cli: Cli) -> Result<ExitCode, Stop> {
             let config = args.config()?;
             args.logging.start(config.log.as_deref().unwrap_or("info"))?;
             if args.check {
-                output::line(format_args!(
-                    "valid: {} {} of {}",
-                    config.role, config.name, config.mesh
-                ))?;
+                output::line(format_args!("valid: {} of {}", who(&config), config.mesh))?;
                 return Ok(Exit::Ok.into());
             }
-            let tried = format!("run {} {}", config.role, config.name);
+            let tried = format!("run {}", who(&config));
             let done = Box::pin(crate::run::run(config)).await;
             return done.map_err(|error| Failure::from_error(&error, &tried).into());
         }
         Command::Ping(args) => {
             args.logging.start("warn")?;
-            Box::pin(ping::run(args, format)).await?
+            Box::pin(ping::run(args, &node(), format)).await?
         }
         Command::Publish(args) => publish::run(args, &node(), format).await?,
         Command::Subscribe(args) => subscribe::run(args, &node(), format).await?,
@@ -199,6 +196,12 @@ async fn dispatch(cli: Cli) -> Result<ExitCode, Stop> {
         Command::Authority(args) => authority::run(args, format)?,
     };
     Ok(exit.into())
+}
+
+/// The node of a configuration, in words.
+fn who(config: &macula_config::Config) -> String {
+    let name = config.name.as_ref().map(|name| format!(" {name}"));
+    format!("{}{}", config.role, name.unwrap_or_default())
 }
 
 /// The command line with the groups of `--help`, made from the commands' own words.

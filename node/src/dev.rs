@@ -194,6 +194,8 @@ impl Maker {
             schedule: Schedule::default(),
             api,
             admin: None,
+            counts: None,
+            metrics: Arc::default(),
             supervision: Settings::default(),
         };
         let node = Node::start(parts, |tree, runtime, metrics| {

@@ -149,6 +149,8 @@ impl JoinFile {
             schedule: Schedule::default(),
             api: None,
             admin: None,
+            counts: None,
+            metrics: Arc::default(),
             supervision: Settings::default(),
         };
         let node = Node::start(parts, |tree, runtime, metrics| {

@@ -112,6 +112,15 @@ pub enum Target {
     Address(SocketAddr),
 }
 
+impl std::fmt::Display for Target {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Node(id) => id.fmt(f),
+            Self::Address(address) => address.fmt(f),
+        }
+    }
+}
+
 impl std::str::FromStr for Target {
     type Err = Fault;
 

@@ -77,6 +77,9 @@ metrics! {
     // The node itself.
     certificate_seconds_left: Gauge = "Seconds until the node's certificate expires";
     identity_reload_failures: Counter = "Attempts to load or renew the identity that failed";
+    enrolments: Counter = "Certificates that enrolment brought";
+    enrolment_failures: By<Code> = "Enrolment requests that brought none, by code";
+    counts_refused: Counter = "Connections for the counts that did not prove to be the operator's";
     seeds_resolved: Gauge = "Addresses that the seeds' names resolve to now";
 }
 
@@ -165,6 +168,7 @@ labels! {
     Call = "call", "`POST /v1/call/{procedure}`";
     Advertise = "advertise", "`PUT` and `DELETE /v1/advertise/{procedure}`";
     Status = "status", "`GET /v1/status`";
+    Ping = "ping", "`POST /v1/ping/{target}`";
     Health = "health", "`GET /healthz/…`";
     Metrics = "metrics", "`GET /metrics`";
     Other = "other", "Whatever is none of these, or could not be read.";

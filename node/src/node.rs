@@ -1,6 +1,7 @@
 //! One node, put together: the tree of its tasks, and the thread of its data plane.
 
 use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use macula_config::Seed;
@@ -31,6 +32,10 @@ pub struct Parts {
     pub api: Option<TcpListener>,
     /// Where health and metrics are served, if they are.
     pub admin: Option<TcpListener>,
+    /// Where the operator is told the counts, with the file of its CA; on infrastructure alone.
+    pub counts: Option<(TcpListener, PathBuf)>,
+    /// Where everything is counted.
+    pub metrics: Arc<Metrics>,
     /// How patient its supervisor is.
     pub supervision: Settings,
 }
@@ -65,8 +70,19 @@ impl Node {
         parts: Parts,
         more: impl FnOnce(&mut Tree, &Handle, &Arc<Metrics>),
     ) -> Result<Self, StartError> {
-        let Parts { listen, source, seeds, resolver, schedule, api, admin, supervision } = parts;
-        let (stop, metrics) = (CancellationToken::new(), Arc::new(Metrics::default()));
+        let Parts {
+            listen,
+            source,
+            seeds,
+            resolver,
+            schedule,
+            api,
+            admin,
+            counts,
+            metrics,
+            supervision,
+        } = parts;
+        let stop = CancellationToken::new();
         let here = Handle::current();
         let mut tree = Tree::new(supervision, stop.clone());
         more(&mut tree, &here, &metrics);
@@ -79,7 +95,7 @@ impl Node {
             }
         });
         let data_plane = DataPlane::start().map_err(StartError::DataPlane)?;
-        let config = mesh::Config { listen, source, seeds };
+        let config = mesh::Config { listen, source: source.clone(), seeds };
         let mesh =
             mesh::Handle::start(config, metrics, &mut tree, stop.clone(), &data_plane.handle);
         let peer = Peer::new(mesh.clone());
@@ -90,6 +106,10 @@ impl Node {
         }
         if let Some(listener) = admin {
             api::add(&mut tree, &here, listener, api::Surface::Admin, &peer, &counters)
+                .map_err(StartError::Listen)?;
+        }
+        if let Some((listener, ca)) = counts {
+            api::add_counts(&mut tree, &here, listener, source, ca, &peer)
                 .map_err(StartError::Listen)?;
         }
         let running = tokio::spawn(async move {

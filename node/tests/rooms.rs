@@ -10,6 +10,8 @@ const PACKAGES: &[(&str, &[&str])] = &[
     ("macula-config", &["macula-identity"]),
     ("macula-proto", &["macula-identity"]),
     ("macula-node", &["macula-config", "macula-identity", "macula-proto"]),
+    ("macula-api", &[]),
+    ("macula-operator", &["macula-api", "macula-config", "macula-identity", "macula-proto"]),
 ];
 
 /// What the core must never reach, however indirectly.
@@ -30,6 +32,7 @@ const NODE: &[&[&str]] = &[
     &["node"],
     &["api", "ping"],
     &["peer", "mesh"],
+    &["enrolment"],
     &["transport"],
     &["identity", "discovery"],
     &["metrics", "status", "supervise", "clock"],
@@ -40,7 +43,7 @@ const SOLE_USERS: &[(&str, &str)] = &[
     ("quinn", "transport"),
     ("quinn_proto", "transport"),
     ("hickory_resolver", "discovery"),
-    ("hyper", "api or cli"),
+    ("hyper", "api or cli or enrolment"),
     ("prometheus_client", "metrics"),
 ];
 

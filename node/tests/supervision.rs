@@ -23,13 +23,14 @@ use support::{Answer, Mesh, PATIENCE, Place, Role, eventually, metric, paced};
 const REALM: &str = "com.example.shop";
 
 /// The node in this process: the only one whose tasks the failpoints reach.
-fn victim(place: &Place) -> Node {
+async fn victim(place: &Place) -> Node {
     let text = fs::read_to_string(&place.config).unwrap();
     // A name that never resolves keeps discovery at work.
     let text = text.replace("seeds: [", "seeds: [\"nowhere.invalid\", ");
     let text = format!("{text}discovery: {{ every: 1s, server: \"127.0.0.1:9\" }}\n");
     let config = Config::from_yaml(&text, "victim.yaml").unwrap();
-    macula_node::run::start(&config.relative_to(place.config.parent().unwrap())).unwrap()
+    let config = config.relative_to(place.config.parent().unwrap());
+    macula_node::run::start(&config).await.unwrap()
 }
 
 /// What went through the victim, by way.
@@ -105,7 +106,7 @@ fn a_task_of_every_kind_panics_under_traffic_and_the_traffic_recovers() {
     let (_gateway, other) = (mesh.start("gate-0", Role::Gateway), mesh.peer("shop.one", REALM));
     let place = mesh.place("shop.victim", Role::Peer(REALM));
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let mut node = runtime.block_on(async { victim(&place) });
+    let mut node = runtime.block_on(victim(&place));
     let peer = node.peer().clone();
     runtime
         .block_on(async { tokio::time::timeout(PATIENCE, peer.ready()).await.unwrap().unwrap() });

@@ -123,14 +123,16 @@ pub struct Counts {
 
 impl Identity {
     /// The files of a node whose certificate somebody else renews.
-    #[must_use]
-    pub fn files(&self) -> Option<Files> {
-        match self {
-            Self { key: Some(key), certificate: Some(certificate), bundle, enrolment: None } => {
-                let [key, certificate, bundle] = [key, certificate, bundle].map(Clone::clone);
-                Some(Files { key, certificate, bundle })
+    ///
+    /// # Errors
+    /// When the node is to enrol, or one of them is not named.
+    pub fn files(&self) -> Result<Files, Invalid> {
+        self.validate()?;
+        match self.clone() {
+            Self { key: Some(key), certificate: Some(certificate), bundle, enrolment: _ } => {
+                Ok(Files { key, certificate, bundle })
             }
-            _ => None,
+            _ => Err(Invalid::new("identity.enrolment", "this node has no files of its own")),
         }
     }
 }

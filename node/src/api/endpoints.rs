@@ -21,7 +21,7 @@ use super::limits::{self, Times};
 use super::problem::Problem;
 use super::route::{self, Route};
 use super::{Surface, door, events};
-use crate::metrics;
+use crate::metrics::{self, Metrics};
 use crate::peer::{Advertisement, Peer};
 use crate::supervise::{Counters, Spawner};
 
@@ -64,7 +64,10 @@ impl Endpoints {
             Route::Status => self.status().await,
             Route::Live => Ok(text("live\n")),
             Route::Ready => self.check_ready().map(|()| text("ready\n")),
-            Route::Metrics => Ok(self.metrics()),
+            Route::Metrics => Ok(metrics_text(self.peer.metrics(), &self.counters)),
+            Route::Ping(target) => {
+                Ok(document(StatusCode::OK, &json!(self.peer.ping(target).await?)))
+            }
         }
     }
 
@@ -135,13 +138,14 @@ impl Endpoints {
         let status = self.peer.status().await?;
         Ok(document(StatusCode::OK, &json!(status)))
     }
+}
 
-    fn metrics(&self) -> Response<Body> {
-        let mut response = text(self.peer.metrics().render(&self.counters));
-        let content_type = HeaderValue::from_static(metrics::CONTENT_TYPE);
-        response.headers_mut().insert(CONTENT_TYPE, content_type);
-        response
-    }
+/// The node's metrics and its tasks', as OpenMetrics text.
+pub(super) fn metrics_text(metrics: &Metrics, counters: &Counters) -> Response<Body> {
+    let mut response = text(metrics.render(counters));
+    let content_type = HeaderValue::from_static(metrics::CONTENT_TYPE);
+    response.headers_mut().insert(CONTENT_TYPE, content_type);
+    response
 }
 
 const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
@@ -152,7 +156,7 @@ fn empty(status: StatusCode) -> Response<Body> {
     response
 }
 
-fn text(text: impl Into<Bytes>) -> Response<Body> {
+pub(super) fn text(text: impl Into<Bytes>) -> Response<Body> {
     let mut response = Response::new(Body::full(text));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
@@ -160,7 +164,7 @@ fn text(text: impl Into<Bytes>) -> Response<Body> {
     response
 }
 
-fn document(status: StatusCode, document: &serde_json::Value) -> Response<Body> {
+pub(super) fn document(status: StatusCode, document: &serde_json::Value) -> Response<Body> {
     let mut response = text(format!("{document}\n"));
     *response.status_mut() = status;
     let content_type = HeaderValue::from_static("application/json");

@@ -1,12 +1,13 @@
 //! Which endpoint a request means: the method and the path, with its names parsed.
 
 use http::{Method, Uri};
-use macula_proto::Code;
 use macula_proto::name::{ProcedureName, TopicName, TopicPattern};
+use macula_proto::{Code, Fault};
 
 use super::Surface;
 use super::problem::Problem;
 use crate::metrics::Endpoint;
+use crate::peer::Target;
 
 /// What is asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,6 +21,7 @@ pub(super) enum Route {
     Live,
     Ready,
     Metrics,
+    Ping(Target),
 }
 
 impl Route {
@@ -30,7 +32,8 @@ impl Route {
             | Self::Subscribe(_)
             | Self::Call(_)
             | Self::Advertise(_)
-            | Self::Withdraw(_) => true,
+            | Self::Withdraw(_)
+            | Self::Ping(_) => true,
             Self::Status | Self::Live | Self::Ready | Self::Metrics => false,
         }
     }
@@ -76,6 +79,11 @@ fn parse_application(method: &Method, uri: &Uri) -> Result<Route, Problem> {
             _ => Err(Problem::method_not_allowed("PUT, DELETE")),
         };
     }
+    if let Some(target) = path.strip_prefix("/v1/ping/") {
+        only(method, &Method::POST, "POST")?;
+        let refuse = |fault: Fault| Problem::new(Code::InvalidRequest, fault.because);
+        return Ok(Route::Ping(target.parse().map_err(refuse)?));
+    }
     if path == "/v1/subscribe" {
         only(method, &Method::GET, "GET")?;
         return Ok(Route::Subscribe(pattern(uri)?));
@@ -115,7 +123,8 @@ fn pattern(uri: &Uri) -> Result<TopicPattern, Problem> {
 
 /// The endpoint that a path counts as, whatever comes of it.
 pub(super) fn endpoint(path: &str) -> Endpoint {
-    const PREFIXES: [(&str, Endpoint); 4] = [
+    const PREFIXES: [(&str, Endpoint); 5] = [
+        ("/v1/ping/", Endpoint::Ping),
         ("/v1/publish/", Endpoint::Publish),
         ("/v1/call/", Endpoint::Call),
         ("/v1/advertise/", Endpoint::Advertise),

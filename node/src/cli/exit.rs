@@ -85,7 +85,8 @@ impl Exit {
             | Code::Draining
             | Code::Superseded
             | Code::NoProvider
-            | Code::HandlerUnavailable => Self::Unreachable,
+            | Code::HandlerUnavailable
+            | Code::EnrolmentUnavailable => Self::Unreachable,
 
             Code::TooLarge
             | Code::UnknownRequest
@@ -118,7 +119,15 @@ impl Exit {
             | Code::HeadersTooLarge
             | Code::ForbiddenHost
             | Code::ForbiddenOrigin
-            | Code::TooMany => Self::Refused,
+            | Code::TooMany
+            | Code::TokenRefused
+            | Code::PodGone
+            | Code::NotAMember
+            | Code::UnknownMesh
+            | Code::UnknownRealm
+            | Code::RealmNotAccepted
+            | Code::NotInfrastructure
+            | Code::BadCsr => Self::Refused,
 
             Code::Timeout | Code::SlowClient => Self::Deadline,
         }

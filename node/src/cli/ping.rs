@@ -4,10 +4,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
+use http::Method;
 use macula_config::Seed;
 use macula_proto::{Code, Fault};
 use serde_json::json;
 
+use super::client::{Ask, Node};
 use super::exit::Exit;
 use super::failure::{Failure, Stop};
 use super::logging::Logging;
@@ -15,23 +17,25 @@ use super::output::{self, Format};
 use super::run as run_config;
 use crate::identity::{Source, files};
 use crate::join::JoinFile;
-use crate::peer::Target;
+use crate::peer::{Pong, Target};
 use crate::ping::Pinger;
 
 /// What `ping` is told.
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Examples:
+  macula-node ping 10.244.1.7:9443
   macula-node ping 127.0.0.1:9443 --config peer.yaml
   macula-node ping 00112233445566778899aabbccddeeff00112233 --join join.json --count 3
 
-It dials with the identity of the file, over QUIC with mutual TLS, as a node would: it prints the
-round trip, or the name of the code with which the other node closed the connection.")]
+The node at MACULA_URL pings, as itself. With --config or --join this command dials by itself with the
+identity of the file, as a node would. Both print the round trip, or the name of the code with which
+the other node closed the connection.")]
 pub(crate) struct Ping {
     /// An address, IP:PORT, or a node's id of 40 hexadecimal digits
     target: Target,
     /// The configuration of the node as which to ping
-    #[arg(long, value_name = "FILE", required_unless_present = "join", conflicts_with = "join")]
+    #[arg(long, value_name = "FILE", conflicts_with = "join")]
     config: Option<PathBuf>,
     /// The join file, as `dev` writes one
     #[arg(long, value_name = "FILE")]
@@ -53,13 +57,25 @@ struct Identity {
 }
 
 /// Connects once, and pings as often as asked.
-pub(super) async fn run(ping: Ping, format: Format) -> Result<Exit, Stop> {
-    let tried = match ping.target {
-        Target::Address(address) => format!("ping {address}"),
-        Target::Node(id) => format!("ping {id}"),
-    };
+pub(super) async fn run(ping: Ping, node: &Node, format: Format) -> Result<Exit, Stop> {
+    let tried = format!("ping {}", ping.target);
     let failed = |fault: Fault| Failure::from(fault.tried(tried.clone()));
-    let Identity { source, seeds } = ping.identity(&tried)?;
+    let Some(Identity { source, seeds }) = ping.identity()? else {
+        for _ in 0..ping.count {
+            let path = format!("/v1/ping/{}", ping.target);
+            let ask = Ask { within: ping.timeout, ..Ask::new(tried.clone(), Method::POST, path) };
+            let pong = node.ask_json(ask).await?;
+            show(
+                &serde_json::from_value(pong).map_err(|error| {
+                    Failure::from(
+                        Fault::new(Code::Protocol, error.to_string()).tried(tried.clone()),
+                    )
+                })?,
+                format,
+            )?;
+        }
+        return Ok(Exit::Ok);
+    };
     let late = || Fault::new(Code::Timeout, "no answer before the deadline");
     let connect = Pinger::connect(ping.target, source, &seeds);
     let pinger = tokio::time::timeout(ping.timeout, connect)
@@ -71,20 +87,26 @@ pub(super) async fn run(ping: Ping, format: Format) -> Result<Exit, Stop> {
             .await
             .unwrap_or_else(|_| Err(late()))
             .map_err(failed)?;
-        match format {
-            Format::Json => output::json(&json!(pong))?,
-            Format::Text => {
-                let rtt = Duration::from_micros(pong.rtt_us);
-                output::line(format_args!("{} at {} in {rtt:?}", pong.subject, pong.address))?;
-            }
-        }
+        show(&pong, format)?;
     }
     pinger.close().await;
     Ok(Exit::Ok)
 }
 
+fn show(pong: &Pong, format: Format) -> Result<(), Stop> {
+    match format {
+        Format::Json => output::json(&json!(pong)),
+        Format::Text => {
+            let rtt = Duration::from_micros(pong.rtt_us);
+            output::line(format_args!("{} at {} in {rtt:?}", pong.subject, pong.address))
+        }
+    }
+}
+
 impl Ping {
-    fn identity(&self, tried: &str) -> Result<Identity, Failure> {
+    /// As whom to ping; nobody when the node is to do it.
+    fn identity(&self) -> Result<Option<Identity>, Failure> {
+        let tried = "read an identity to ping with";
         let wrong = |path: &PathBuf, error: &dyn std::error::Error| {
             let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
             run_config::invalid(tried, format!("{}: {error}{cause}", path.display()))
@@ -93,17 +115,15 @@ impl Ping {
             (Some(path), _) => {
                 let config = run_config::read(path)?;
                 let watch = files::start(&config).map_err(|error| Failure::from(error.fault()))?;
-                Ok(Identity { source: watch.source(), seeds: config.seeds })
+                Ok(Some(Identity { source: watch.source(), seeds: config.seeds }))
             }
             (None, Some(path)) => {
                 let file = JoinFile::read(path).map_err(|error| wrong(path, &error))?;
                 let renewal = file.enrol("ping").map_err(|error| wrong(path, &error))?;
                 let seeds = file.seeds.iter().map(|address| (*address).into()).collect();
-                Ok(Identity { source: renewal.source(), seeds })
+                Ok(Some(Identity { source: renewal.source(), seeds }))
             }
-            (None, None) => {
-                Err(run_config::invalid(tried, "neither --config nor --join is there".to_owned()))
-            }
+            (None, None) => Ok(None),
         }
     }
 }

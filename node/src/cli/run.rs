@@ -62,7 +62,7 @@ impl Run {
         // Which keys are the flags' now, for the error that they may cause.
         let mut overridden: Vec<(&str, &str)> = Vec::new();
         if let Some(name) = name {
-            config.name = name.clone();
+            config.name = Some(name.clone());
             overridden.push(("name", "--name"));
         }
         if let Some(listen) = *listen {
@@ -91,11 +91,14 @@ impl Run {
             };
             invalid(&reading(path), whole)
         })?;
-        let Files { key, certificate, bundle } = &config.identity;
+        // Those of a node that enrols may come later.
+        let Ok(Files { key, certificate, bundle }) = config.identity.files() else {
+            return Ok(config);
+        };
         for (name, file) in [
-            ("identity.key", key),
-            ("identity.certificate", certificate),
-            ("identity.bundle", bundle),
+            ("identity.key", &key),
+            ("identity.certificate", &certificate),
+            ("identity.bundle", &bundle),
         ] {
             readable(file).map_err(|why| {
                 let because = format!("{}: {name}: {}: {why}", path.display(), file.display());
@@ -203,7 +206,7 @@ mod tests {
     fn the_example_is_read_and_flags_replace_what_it_says() {
         let folder = folder();
         let config = run(&folder).config().unwrap();
-        assert_eq!(config.identity.key, folder.path().join("tls/node.key"));
+        assert_eq!(config.identity.key, Some(folder.path().join("tls/node.key")));
         let config = Run {
             name: Some("shop.cart-1".parse().unwrap()),
             listen: Some("127.0.0.1:1".parse().unwrap()),
@@ -214,7 +217,7 @@ mod tests {
         }
         .config()
         .unwrap();
-        assert_eq!(config.name.as_str(), "shop.cart-1");
+        assert_eq!(config.name.unwrap().as_str(), "shop.cart-1");
         assert_eq!(config.listen.port(), 1);
         assert_eq!(config.seeds.len(), 1);
         assert_eq!((config.api.unwrap().listen.port(), config.admin.listen.port()), (2, 3));

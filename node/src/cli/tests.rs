@@ -71,7 +71,6 @@ fn what_is_wrong_is_named() {
         ("macula-node dev --api 0.0.0.0:7780", "--api"),
         ("macula-node run", "--config"),
         ("macula-node run --config a --nmae b", "--nmae"),
-        ("macula-node ping 127.0.0.1:1", "--config"),
         ("macula-node ping 127.0.0.1:1 --config a --join b", "--join"),
         ("macula-node serve a", "--callback"),
         ("macula-node serve a --callback http://10.0.0.1/", "on this machine"),

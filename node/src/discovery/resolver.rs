@@ -1,7 +1,7 @@
 //! Asks DNS: the only user of hickory.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use hickory_resolver::TokioResolver;
@@ -40,9 +40,6 @@ pub(super) enum Family {
 /// Why a name has no addresses for now.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
-    /// The system's DNS configuration cannot be used.
-    #[error("cannot read /etc/resolv.conf: {0}")]
-    System(NetError),
     /// No resolver can be made of a configuration.
     #[error("cannot set up a resolver: {0}")]
     Setup(NetError),
@@ -64,13 +61,38 @@ pub enum Error {
 }
 
 impl Resolver {
-    /// The system's: servers, search path and options of `/etc/resolv.conf`, and `/etc/hosts`.
+    /// The system's: servers, search path and options of `/etc/resolv.conf`, and `/etc/hosts`. Without
+    /// that file, or with none in it, the server of this machine (resolv.conf(5)).
     ///
     /// # Errors
-    /// When `/etc/resolv.conf` cannot be read or names no server.
+    /// When no resolver can be made.
     pub fn from_system() -> Result<Self, Error> {
-        let (config, options) = read_system_conf().map_err(Error::System)?;
-        Self::new(config, options)
+        match read_system_conf() {
+            Ok((config, options)) if !config.name_servers().is_empty() => {
+                Self::new(config, options)
+            }
+            Ok(_) | Err(_) => Self::at((Ipv4Addr::LOCALHOST, 53).into()),
+        }
+    }
+
+    /// The addresses of a host that is a name or an address.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub(crate) async fn addresses(
+        &self,
+        host: &str,
+        patience: Duration,
+    ) -> Result<Vec<IpAddr>, Error> {
+        if let Ok(address) = host.parse() {
+            return Ok(vec![address]);
+        }
+        let Answer { v4, v6 } = self.lookup(host, patience).await?;
+        let families = [v4, v6].into_iter().filter_map(|family| match family {
+            Family::Addresses(addresses) => Some(addresses),
+            Family::Unknown => None,
+        });
+        Ok(families.flatten().collect())
     }
 
     /// One server, no search path, no `/etc/hosts`.
@@ -120,8 +142,7 @@ impl Resolver {
                     // what is told in the end, not "there is no such name".
                     Err(error @ Error::Refused(_)) => failure = error,
                     Err(
-                        error @ (Error::System(_)
-                        | Error::Setup(_)
+                        error @ (Error::Setup(_)
                         | Error::BadName(_)
                         | Error::Silent
                         | Error::Unreachable(_)),

@@ -72,7 +72,7 @@ enum Verdict {
 /// # Errors
 /// When they are not credentials of the node that the configuration describes.
 pub fn start(config: &Config) -> Result<Arc<Watch>, StartError> {
-    Ok(watch(config.identity.clone(), config.subject()?, EVERY)?)
+    Ok(watch(config.identity.files()?, config.subject()?, EVERY)?)
 }
 
 /// Why the files of a configuration cannot be used.

@@ -113,6 +113,8 @@ impl TestNode {
             schedule: Schedule::default(),
             api: None,
             admin: None,
+            counts: None,
+            metrics: Arc::default(),
             supervision: Settings::default(),
         };
         let node = Node::start(parts, |_, _, _| ()).unwrap();

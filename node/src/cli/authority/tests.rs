@@ -152,6 +152,6 @@ fn the_printed_configuration_is_one_that_run_reads() {
             config(&identity(folder.path()).subject, &IdentityDir::new(&folder.path().join("a")));
         let config = Config::from_yaml(&text, "printed").unwrap();
         assert_eq!(config.role.as_str(), role.as_str());
-        assert_eq!(config.identity.key, folder.path().join("a/key.pem"));
+        assert_eq!(config.identity.key, Some(folder.path().join("a/key.pem")));
     }
 }
