@@ -9,7 +9,7 @@ SEED ?=
 BIN = $(CARGO_TARGET_DIR)/debug
 
 .DEFAULT_GOAL := help
-.PHONY: help dev demo test build install bench sim docs
+.PHONY: help dev demo demo-laptop cluster cluster-down image test build install bench sim docs crds
 
 help: ## print these verbs
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -17,7 +17,19 @@ help: ## print these verbs
 dev: build ## a whole mesh in this terminal, on ports 7780 and 7790
 	$(BIN)/macula-node dev
 
-demo: build ## several processes, two realms: they hear their own and never each other
+demo: ## from nothing: a cluster, the operator, a mesh, and two applications that use it
+	e2e/demo
+
+cluster: ## a Kubernetes cluster: kind where it is there, else our own from parts (docs/CLUSTER.md)
+	e2e/cluster/up
+
+cluster-down: ## takes it away, and leaves nothing
+	e2e/cluster/down
+
+image: ## the image with both binaries, and the stories' application
+	e2e/cluster/image
+
+demo-laptop: build ## several processes, two realms: they hear their own and never each other
 	PATH="$(BIN):$$PATH" examples/demo.sh
 
 test: ## formatting, lints and every test
@@ -42,5 +54,8 @@ bench: ## speed beside a raw quinn floor, in one run
 sim: ## replay the simulation of one seed: make sim SEED=7
 	MACULA_SIM_SEED=$(SEED) $(CARGO) test -p macula-proto --test simulation -- --nocapture
 
-docs: ## write the pages that are printed from the code
+docs: crds ## write the pages that are printed from the code
 	UPDATE=1 $(CARGO) test -p macula-proto --test errors_page
+
+crds: ## print the definitions and their reference from the types
+	UPDATE=1 $(CARGO) test -p macula-api --test crds

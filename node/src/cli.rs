@@ -126,7 +126,8 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     let format = cli.global.output;
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = match runtime.worker_threads(WORKERS).enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
             let error = anyhow::Error::new(error);
@@ -140,6 +141,10 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     runtime.shutdown_background();
     code
 }
+
+/// Threads beside that of `main` and the data plane's: none is busy for long, and each costs memory,
+/// whatever the number of a machine's cores.
+const WORKERS: usize = 2;
 
 /// Reads a command line.
 ///

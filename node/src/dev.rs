@@ -188,6 +188,7 @@ impl Maker {
         let parts = Parts {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             source: renewal.source(),
+            trouble: None,
             seeds: seed.map(Seed::from).into_iter().collect(),
             // Its seed is an address: no name is ever looked up.
             resolver: Resolver::at(SocketAddr::from((Ipv4Addr::LOCALHOST, 53)))?,

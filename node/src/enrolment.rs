@@ -24,11 +24,11 @@ use rand::Rng;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::clock;
 use crate::discovery::Resolver;
-use crate::identity::{Credentials, Source};
+use crate::identity::{Credentials, Nearness, Source, Trouble};
 use crate::metrics::Metrics;
 use crate::supervise::{self, Kind, Tree, failpoint};
 use keep::Keep;
@@ -93,7 +93,7 @@ impl Enrolment {
 
     /// What keeps the node from its certificate now, and every change of it.
     #[must_use]
-    pub fn trouble(&self) -> watch::Receiver<Option<Fault>> {
+    pub fn trouble(&self) -> Trouble {
         self.trouble.subscribe()
     }
 
@@ -206,10 +206,12 @@ pub struct Renewal {
 impl Renewal {
     /// Renews for ever. May be dropped at any point and run again.
     pub async fn run(&self) {
-        let mut due = Instant::now() + self.remaining() / 2;
+        let mut due = self.half_time();
         let mut wait = FIRST_WAIT;
+        let mut nearness = Nearness::Far;
         loop {
             failpoint(Kind::Renewal);
+            self.tell_nearness(&mut nearness);
             tokio::select! {
                 () = sleep_until(due) => {}
                 () = sleep(EVERY) => {
@@ -222,13 +224,11 @@ impl Renewal {
                     let not_after = credentials.identity.not_after;
                     info!(not_after, "the certificate was renewed");
                     self.sender.send_replace(Arc::new(credentials));
-                    (due, wait) = (Instant::now() + self.remaining() / 2, FIRST_WAIT);
+                    (due, wait) = (self.half_time(), FIRST_WAIT);
                 }
                 Err(fault) => {
                     self.enrolment.on_failure(fault);
-                    // Often enough that many tries are left before the end.
-                    let most = (self.remaining() / 20).clamp(FIRST_WAIT, LONGEST_WAIT);
-                    due = Instant::now() + jittered(wait.min(most));
+                    due = Instant::now() + jittered(wait.min(self.patience()));
                     wait = (wait * 2).min(LONGEST_WAIT);
                 }
             }
@@ -255,6 +255,42 @@ impl Renewal {
 
     fn remaining(&self) -> Duration {
         self.sender.borrow().remaining(clock::unix_time())
+    }
+
+    /// When half of what remains is over, or a little later: nodes that started together spread.
+    fn half_time(&self) -> Instant {
+        Instant::now() + self.remaining().mul_f64(rand::rng().random_range(0.5..=0.55))
+    }
+
+    /// The longest wait between two tries: many are left before the certificate's end, and after it
+    /// nothing is in a hurry any more.
+    fn patience(&self) -> Duration {
+        match self.remaining() {
+            Duration::ZERO => LONGEST_WAIT,
+            left => (left / 20).clamp(FIRST_WAIT, LONGEST_WAIT),
+        }
+    }
+
+    /// Says each step once.
+    fn tell_nearness(&self, told: &mut Nearness) {
+        let now = self.sender.borrow().nearness(clock::unix_time());
+        if now == std::mem::replace(told, now) {
+            return;
+        }
+        let left = self.remaining();
+        match now {
+            Nearness::Far => {}
+            Nearness::Near => warn!(?left, "the certificate ends soon, and is not renewed"),
+            Nearness::Imminent => {
+                error!(
+                    ?left,
+                    "the certificate is about to end; then nobody will speak with this node"
+                );
+            }
+            Nearness::Expired => {
+                error!("the certificate has expired; nobody speaks with this node");
+            }
+        }
     }
 
     /// A file that is just being replaced, or is wrong, changes nothing: the next second is near.

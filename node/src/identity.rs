@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use macula_identity::{Bundle, Chain, Identity, NodeKey, Refusal, Scope};
+use macula_proto::Fault;
 use rustls::pki_types::UnixTime;
 use tokio::sync::watch;
 
@@ -35,6 +36,9 @@ pub struct Credentials {
 /// The credentials of now, and every change of them. A change may be the bundle alone: connections
 /// whose issuer is no longer in it have to be closed.
 pub type Source = watch::Receiver<Arc<Credentials>>;
+
+/// What keeps the node from its next certificate now, if something does, and every change of it.
+pub type Trouble = watch::Receiver<Option<Fault>>;
 
 /// Why key, certificate and bundle do not make credentials.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -142,6 +142,7 @@ impl JoinFile {
         let parts = Parts {
             listen: any.parse().expect("an unspecified address"),
             source: renewal.source(),
+            trouble: None,
             seeds: self.seeds.iter().map(|address| (*address).into()).collect(),
             // Its seeds are addresses: no name is ever looked up.
             resolver: Resolver::at(SocketAddr::from(([127, 0, 0, 1], 53)))

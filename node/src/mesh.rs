@@ -33,7 +33,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock;
 use crate::discovery;
-use crate::identity::Source;
+use crate::identity::{Source, Trouble};
 use crate::metrics::Metrics;
 use crate::peer::{Handler, QueueSender};
 use crate::status::Status;
@@ -49,6 +49,8 @@ pub(crate) struct Config {
     pub listen: SocketAddr,
     /// Who the node is.
     pub source: Source,
+    /// What keeps it from its next certificate.
+    pub trouble: Option<Trouble>,
     /// Where the seeds are.
     pub seeds: discovery::Handle,
 }

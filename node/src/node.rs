@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::discovery::{Discovery, Resolver, Schedule};
-use crate::identity::Source;
+use crate::identity::{Source, Trouble};
 use crate::metrics::Metrics;
 use crate::supervise::{self, Ended, Kind, Settings, Tree};
 use crate::{api, mesh, peer::Peer};
@@ -22,6 +22,8 @@ pub struct Parts {
     pub listen: SocketAddr,
     /// Who it is.
     pub source: Source,
+    /// What keeps it from its next certificate, where somebody says so.
+    pub trouble: Option<Trouble>,
     /// Where to find the mesh.
     pub seeds: Vec<Seed>,
     /// Looks up the seeds' names.
@@ -73,6 +75,7 @@ impl Node {
         let Parts {
             listen,
             source,
+            trouble,
             seeds,
             resolver,
             schedule,
@@ -95,7 +98,7 @@ impl Node {
             }
         });
         let data_plane = DataPlane::start().map_err(StartError::DataPlane)?;
-        let config = mesh::Config { listen, source: source.clone(), seeds };
+        let config = mesh::Config { listen, source: source.clone(), trouble, seeds };
         let mesh =
             mesh::Handle::start(config, metrics, &mut tree, stop.clone(), &data_plane.handle);
         let peer = Peer::new(mesh.clone());

@@ -1,10 +1,11 @@
 //! `macula-node run`: one node, as containers run it, from a file and flags.
 
 use std::net::TcpListener;
+use std::pin::pin;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use macula_config::Config;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
@@ -25,9 +26,11 @@ use crate::supervise::{Settings, Tree};
 /// # Errors
 /// When it cannot start, or when a task that it cannot be without kept dying.
 pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
+    // Heard from the first instant to the last.
+    let mut interrupted = pin!(interrupted());
     let mut node = tokio::select! {
         started = start(&config) => started?,
-        () = interrupted() => {
+        () = &mut interrupted => {
             tracing::info!("asked to stop, and had not begun");
             return Ok(ExitCode::SUCCESS);
         }
@@ -37,7 +40,7 @@ pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
             outcome.context("the node gave up")?;
             return Ok(ExitCode::SUCCESS);
         }
-        () = interrupted() => {
+        () = &mut interrupted => {
             tracing::info!("asked to stop");
             node.stop().await
         }
@@ -60,9 +63,10 @@ pub async fn start(config: &Config) -> anyhow::Result<Node> {
     let resolver = resolver.context("cannot set up the lookup of names")?;
     let doors = Doors::open(config)?;
     let schedule = Schedule { every: config.discovery.every, ..Schedule::default() };
-    let parts = |source, doors: Doors, resolver| Parts {
+    let parts = |source, trouble, doors: Doors, resolver| Parts {
         listen: config.listen,
         source,
+        trouble,
         seeds: config.seeds.clone(),
         resolver,
         schedule,
@@ -75,7 +79,7 @@ pub async fn start(config: &Config) -> anyhow::Result<Node> {
     if config.identity.enrolment.is_none() {
         let watch = files::start(config).map_err(|error| error.fault())?;
         let node =
-            Node::start(parts(watch.source(), doors, resolver), |tree, runtime, metrics| {
+            Node::start(parts(watch.source(), None, doors, resolver), |tree, runtime, metrics| {
                 watch.add_to(tree, runtime, metrics);
             })?;
         return Ok(node);
@@ -85,10 +89,10 @@ pub async fn start(config: &Config) -> anyhow::Result<Node> {
         Some(kept) => kept,
         None => wait(config, &enrolment, &doors, &metrics).await?,
     };
+    let trouble = enrolment.trouble();
     let renewal = enrolment.renewal(first);
-    let node = Node::start(parts(renewal.source(), doors, resolver), |tree, runtime, _| {
-        renewal.add_to(tree, runtime);
-    })?;
+    let parts = parts(renewal.source(), Some(trouble), doors, resolver);
+    let node = Node::start(parts, |tree, runtime, _| renewal.add_to(tree, runtime))?;
     Ok(node)
 }
 
@@ -137,10 +141,16 @@ async fn wait(
             api::add_waiting(&mut tree, &here, listener, surface, room.clone())?;
         }
     }
-    let serving = tokio::spawn(tree.run());
-    let first = enrolment.first().await;
+    let mut serving = tokio::spawn(tree.run());
+    let first = tokio::select! {
+        first = enrolment.first() => first,
+        ended = &mut serving => {
+            ended.context("the supervisor panicked")?.context("while enrolling")?;
+            bail!("the listeners ended while enrolling");
+        }
+    };
     stop.cancel();
-    serving.await.context("the supervisor does not panic")?.context("while enrolling")?;
+    serving.await.context("the supervisor panicked")?.context("while enrolling")?;
     Ok(first)
 }
 

@@ -80,14 +80,19 @@ impl Finding {
             type_: type_.to_owned(),
         }
     }
+}
 
-    /// Whether someone who looks at the object's events should hear of this: another status or
-    /// another reason than before.
-    #[must_use]
-    pub fn is_news(&self, type_: &str, before: &[Condition]) -> bool {
-        find(before, type_)
-            .is_none_or(|old| old.status != self.holds.as_str() || old.reason != self.reason)
-    }
+/// Of the conditions afterwards those that someone who looks at the object's events should hear of:
+/// that have another status or another reason than before. That all is well from the beginning is
+/// no news.
+pub fn news<'a>(
+    before: &'a [Condition],
+    after: &'a [Condition],
+) -> impl Iterator<Item = &'a Condition> {
+    after.iter().filter(|now| match find(before, &now.type_) {
+        Some(old) => old.status != now.status || old.reason != now.reason,
+        None => now.status != Holds::Yes.as_str(),
+    })
 }
 
 /// The condition of this type.
@@ -128,7 +133,10 @@ mod tests {
         let other = Finding::no("ReconcileFailed", "forbidden");
         let second = other.condition("Ready", &[first], Some(2), at(20));
         assert_eq!(second.last_transition_time, Time(at(10)));
-        assert_eq!((second.reason.as_str(), second.observed_generation), ("ReconcileFailed", Some(2)));
+        assert_eq!(
+            (second.reason.as_str(), second.observed_generation),
+            ("ReconcileFailed", Some(2))
+        );
 
         let well = Finding::yes("AllAlive", "");
         let third = well.condition("Ready", &[second], Some(2), at(30));
@@ -138,14 +146,19 @@ mod tests {
 
     #[test]
     fn another_status_or_reason_is_news_and_another_message_is_not() {
-        let said = |finding: &Finding| [finding.condition("Ready", &[], None, at(0))];
-        let two = Finding::no("NodesMissing", "2 of 3");
-        let one = Finding::no("NodesMissing", "1 of 3");
-        assert!(two.is_news("Ready", &[]));
-        assert!(!one.is_news("Ready", &said(&two)));
-        assert!(one.is_news("Accepted", &said(&two)));
-        assert!(Finding::no("ReconcileFailed", "").is_news("Ready", &said(&two)));
-        assert!(Finding::unknown("NodesMissing", "").is_news("Ready", &said(&two)));
+        let said = |type_, finding: &Finding| vec![finding.condition(type_, &[], None, at(0))];
+        let is_news = |before: &[Condition], after: &[Condition]| news(before, after).count() == 1;
+        let two = said("Ready", &Finding::no("NodesMissing", "2 of 3"));
+        let one = said("Ready", &Finding::no("NodesMissing", "1 of 3"));
+        let well = said("Ready", &Finding::yes("AllAlive", "3 of 3"));
+        assert!(is_news(&[], &two));
+        assert!(!is_news(&two, &one));
+        assert!(is_news(&two, &well));
+        assert!(is_news(&well, &two));
+        assert!(!is_news(&[], &well));
+        assert!(is_news(&two, &said("Ready", &Finding::no("ReconcileFailed", ""))));
+        assert!(is_news(&two, &said("Ready", &Finding::unknown("NodesMissing", ""))));
+        assert!(is_news(&two, &said("Accepted", &Finding::no("NodesMissing", ""))));
     }
 
     #[test]

@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::ObjectReference;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::Client;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
+use macula_api::reasons;
 use tracing::warn;
 
-use crate::conditions::cut;
+use crate::conditions::{cut, news};
 
 /// Writes Events. One that is said again within six minutes counts up the one that is there.
 #[derive(Clone)]
@@ -39,6 +41,25 @@ impl Events {
         self.publish(EventType::Warning, about, action, reason, note).await;
     }
 
+    /// What has changed in an object's conditions.
+    pub async fn transitions(
+        &self,
+        about: &ObjectReference,
+        before: &[Condition],
+        after: &[Condition],
+    ) {
+        for Condition { status, reason, message, .. } in news(before, after) {
+            match (status.as_str(), reason.as_str()) {
+                // Said already: by the condition that it is not accepted.
+                (_, reasons::NOT_ACCEPTED) => {}
+                ("True", _) | (_, reasons::STARTING | reasons::MESH_NOT_READY) => {
+                    self.normal(about, ACTION, reason, message).await;
+                }
+                _ => self.warning(about, ACTION, reason, message).await,
+            }
+        }
+    }
+
     /// An Event that cannot be written is logged and forgotten: what it says stands in a status too.
     async fn publish(
         &self,
@@ -65,6 +86,9 @@ impl Events {
         warn!(namespace, name, reason, why, "an Event could not be written");
     }
 }
+
+/// What was done that led to a transition.
+const ACTION: &str = "Reconcile";
 
 /// Who says it.
 const REPORTER: &str = "macula-operator";

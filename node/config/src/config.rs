@@ -273,6 +273,15 @@ impl Config {
             let why = "a peer tells the operator nothing; only infrastructure has this";
             return Err(Invalid::new("counts", why));
         }
+        if let Some(Counts { listen, ca }) = counts {
+            if ca.as_os_str().is_empty() {
+                return Err(Invalid::new("counts.ca", "the path is empty"));
+            }
+            if *listen == admin.listen && listen.port() != 0 {
+                let why = format!("{listen} is the address of health and metrics already");
+                return Err(Invalid::new("counts.listen", why));
+            }
+        }
         let mut seen = BTreeSet::new();
         if let Some(twice) = seeds.iter().find(|seed| !seen.insert(*seed)) {
             return Err(Invalid::new("seeds", format!("{twice} is there twice")));

@@ -1,4 +1,5 @@
 //! What the operator and the nodes say to each other beside the mesh, handshake by handshake.
+#![allow(clippy::unwrap_used, reason = "in a test's helpers too it is the test that fails")]
 
 mod common;
 

@@ -20,7 +20,9 @@ use macula_identity::{Subject, tls};
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
+use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 use tracing::{debug, warn};
 
 use super::into_tokio;
@@ -28,8 +30,12 @@ use crate::identity::Source;
 use crate::peer::Peer;
 use crate::supervise::{Kind, Spawner, Tree, failpoint};
 
-/// Connections at a time: the operator needs one, and its successor another.
-const CONNECTIONS: usize = 8;
+/// Connections at a time. The operator needs one; the others are for strangers to hold in vain, at
+/// some 20 KiB each.
+const CONNECTIONS: usize = 32;
+
+/// How long the handshake may take: what a stranger who says nothing holds one for.
+const HANDSHAKE: Duration = Duration::from_secs(3);
 
 /// How long one may last in all, from the first byte of TLS to the answer.
 const LONGEST: Duration = Duration::from_secs(10);
@@ -90,7 +96,7 @@ impl Server {
                 Ok((stream, _)) => {
                     let this = self.clone();
                     self.tasks.spawn(Kind::Http, async move {
-                        if tokio::time::timeout(LONGEST, this.serve(stream)).await.is_err() {
+                        if timeout(LONGEST, this.serve(stream)).await.is_err() {
                             debug!("a connection for the counts took too long");
                         }
                         drop(permit);
@@ -112,14 +118,17 @@ impl Server {
                 return;
             }
         };
-        let stream = match TlsAcceptor::from(Arc::new(config)).accept(stream).await {
-            Ok(stream) => stream,
-            Err(error) => {
-                self.peer.metrics().counts_refused.inc();
-                debug!(%error, "somebody else asked for the counts");
-                return;
-            }
+        let handshake = TlsAcceptor::from(Arc::new(config)).accept(stream);
+        let refused = match timeout(HANDSHAKE, handshake).await {
+            Ok(Ok(stream)) => return self.converse(stream).await,
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "it did not say who it is in time".to_owned(),
         };
+        self.peer.metrics().counts_refused.inc();
+        debug!(because = refused, "somebody else asked for the counts");
+    }
+
+    async fn converse(&self, stream: TlsStream<TcpStream>) {
         let service = service_fn(|request| self.answer(request));
         let served = http1::Builder::new()
             .timer(TokioTimer::new())

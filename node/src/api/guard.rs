@@ -70,6 +70,11 @@ impl Watch {
         Self { state: Arc::new(Mutex::new(state)), times }
     }
 
+    /// Nothing has come yet.
+    pub(super) fn is_fresh(&self) -> bool {
+        self.state().phase == Phase::Fresh
+    }
+
     /// A request's head is complete.
     pub(super) fn on_request(&self) {
         self.state().phase = Phase::Busy;

@@ -33,6 +33,9 @@ pub(super) const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// The longest that a caller may ask for.
 pub(super) const LONGEST_CALL: Duration = Duration::from_secs(3600);
 
+/// When the listener stops: how long the first byte of a connection that was just taken is awaited.
+pub(super) const ARRIVAL: Duration = Duration::from_millis(100);
+
 /// How long the API waits. Tests wait less.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Times {

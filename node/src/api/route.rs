@@ -32,9 +32,9 @@ impl Route {
             | Self::Subscribe(_)
             | Self::Call(_)
             | Self::Advertise(_)
-            | Self::Withdraw(_)
-            | Self::Ping(_) => true,
-            Self::Status | Self::Live | Self::Ready | Self::Metrics => false,
+            | Self::Withdraw(_) => true,
+            // To ping is how a person finds out why the node has not joined.
+            Self::Ping(_) | Self::Status | Self::Live | Self::Ready | Self::Metrics => false,
         }
     }
 }
@@ -163,6 +163,11 @@ mod tests {
             (Method::POST, "/v1/call/a.b", Route::Call(name())),
             (Method::PUT, "/v1/advertise/a.b", Route::Advertise(name())),
             (Method::DELETE, "/v1/advertise/a.b", Route::Withdraw(name())),
+            (
+                Method::POST,
+                "/v1/ping/10.0.0.1:9443",
+                Route::Ping(Target::Address("10.0.0.1:9443".parse().unwrap())),
+            ),
             (Method::GET, "/v1/status", Route::Status),
             (Method::HEAD, "/v1/status", Route::Status),
             (Method::GET, "/healthz/live", Route::Live),
@@ -193,6 +198,9 @@ mod tests {
             (Method::GET, "/v1/subscribe", Code::InvalidRequest),
             (Method::GET, "/v1/subscribe?topic=a&topic=b", Code::InvalidRequest),
             (Method::GET, "/v1/subscribe?topic=a&from=1", Code::InvalidRequest),
+            (Method::POST, "/v1/ping/localhost:1", Code::InvalidRequest),
+            (Method::POST, "/v1/ping/10.0.0.1:0", Code::InvalidRequest),
+            (Method::GET, "/v1/ping/10.0.0.1:1", Code::MethodNotAllowed),
             (Method::GET, "/v1/ws", Code::Unsupported),
             (Method::PUT, "/v1/subscriptions/mine", Code::Unsupported),
             (Method::GET, "/v1/openapi.json", Code::Unsupported),

@@ -6,6 +6,7 @@
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use http::{Request, Response};
@@ -141,9 +142,18 @@ impl<S: Service> Server<S> {
         let ended = tokio::select! {
             ended = poll_fn(|cx| connection.poll_without_shutdown(cx)) => ended,
             () = stopping.cancelled() => {
-                Pin::new(&mut connection).graceful_shutdown();
-                let rest = poll_fn(|cx| connection.poll_without_shutdown(cx));
-                timeout(self.times.drain, rest).await.unwrap_or(Ok(()))
+                // Whoever has just connected has asked already; the words are still on their way.
+                let begun = poll_fn(|cx| match connection.poll_without_shutdown(cx) {
+                    Poll::Pending if !watch.is_fresh() => Poll::Ready(None),
+                    other => other.map(Some),
+                });
+                if let Ok(Some(ended)) = timeout(limits::ARRIVAL, begun).await {
+                    ended
+                } else {
+                    Pin::new(&mut connection).graceful_shutdown();
+                    let rest = poll_fn(|cx| connection.poll_without_shutdown(cx));
+                    timeout(self.times.drain, rest).await.unwrap_or(Ok(()))
+                }
             }
         };
         let error = ended.err();

@@ -7,7 +7,6 @@ use http::{Request, Response, request};
 use hyper::body::Incoming;
 use macula_proto::{Code, Fault};
 use tokio::runtime::Handle;
-use tokio::sync::watch;
 
 use super::body::Body;
 use super::endpoints::{document, metrics_text, text};
@@ -16,6 +15,7 @@ use super::problem::Problem;
 use super::route::{self, Route};
 use super::server::{Answering, Service};
 use super::{Surface, door, listen};
+use crate::identity::Trouble;
 use crate::metrics::Metrics;
 use crate::status::Status;
 use crate::supervise::{Counters, Tree};
@@ -26,7 +26,7 @@ pub struct Room {
     /// What is known of the node, but for what it waits for.
     pub status: Arc<Status>,
     /// What keeps it from its certificate.
-    pub trouble: watch::Receiver<Option<Fault>>,
+    pub trouble: Trouble,
     /// The node's own.
     pub metrics: Arc<Metrics>,
 }

@@ -59,15 +59,27 @@ fn table(status: &Status) -> String {
         0 => "expired".to_owned(),
         &some => format!("for {}", dates::rough(Duration::from_secs(some))),
     };
+    // What a node has that has not enrolled yet.
+    let or = |text: &str, otherwise: &str| match text {
+        "" => otherwise.to_owned(),
+        text => text.to_owned(),
+    };
+    let valid = match subject.as_str() {
+        "" => "-".to_owned(),
+        _ => format!("until {}, {left}", dates::utc(*not_after)),
+    };
     let rows = [
-        ("node", format!("{role} {name}, {state}, up {}", dates::rough(up))),
+        (
+            "node",
+            format!("{role} {}, {state}, up {}", or(name, "without a name yet"), dates::rough(up)),
+        ),
         ("realm", realm.clone().unwrap_or_else(|| "every realm (infrastructure)".to_owned())),
         ("mesh", mesh.clone()),
-        ("id", id.clone()),
+        ("id", or(id, "-")),
         ("version", version.clone()),
         ("listen", format!("{listen}/udp")),
-        ("certificate", subject.clone()),
-        ("valid", format!("until {}, {left}", dates::utc(*not_after))),
+        ("certificate", or(subject, "none yet")),
+        ("valid", valid),
         ("seeds", listed(seeds)),
         (
             "dht",
@@ -166,6 +178,23 @@ pub(crate) mod tests {
                 text.contains(&format!("\n{line}")) || text.starts_with(line),
                 "{line}\n{text}"
             );
+        }
+    }
+
+    #[test]
+    fn a_node_without_a_certificate_says_so() {
+        let mut status = serving(&[]);
+        status.node = status::Node { id: String::new(), name: String::new(), ..status.node };
+        status.certificate =
+            status::Certificate { subject: String::new(), not_after: 0, seconds_left: 0 };
+        let text = table(&status);
+        for line in [
+            "node         peer without a name yet, not ready, up ",
+            "\nid           -\n",
+            "\ncertificate  none yet\n",
+            "\nvalid        -\n",
+        ] {
+            assert!(text.contains(line), "{line}\n{text}");
         }
     }
 

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -69,14 +70,13 @@ pub(super) async fn ask(
         let body = body.map_err(|error| unavailable(format!("{url}: its answer: {error}")))?;
         Ok((status, body.to_bytes()))
     };
-    // The connection is driven while the exchange lasts, and dropped with it.
+    // The connection is driven while the exchange lasts, and dropped with it. What has arrived before
+    // its end is still there to be read.
+    let mut exchange = pin!(exchange);
     let (status, body) = tokio::select! {
-        done = exchange => done?,
-        ended = connection => {
-            let because = ended.err().map_or_else(|| "it was closed".to_owned(), |e| e.to_string());
-            return Err(unavailable(format!("{url}: no answer: {because}")));
-        }
-    };
+        done = &mut exchange => done,
+        _ = connection => exchange.await,
+    }?;
     if status == StatusCode::OK {
         let issued: Issued =
             serde_json::from_slice(&body).map_err(|error| failed("its answer", &error))?;

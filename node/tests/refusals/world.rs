@@ -108,6 +108,7 @@ impl TestNode {
         let parts = Parts {
             listen: LOOPBACK,
             source,
+            trouble: None,
             seeds: seed.map(Into::into).into_iter().collect(),
             resolver: Resolver::at(SocketAddr::from((Ipv4Addr::LOCALHOST, 53))).unwrap(),
             schedule: Schedule::default(),

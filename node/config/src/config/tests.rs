@@ -243,6 +243,17 @@ fn enrolment_and_files_exclude_each_other_and_one_must_be() {
             "node.yaml: name: it is missing; only with enrolment it may be",
         ),
         (
+            enrolled("0.0.0.0:7782", "127.0.0.1:7781"),
+            "node.yaml: counts.listen: 127.0.0.1:7781 is the address of health and metrics already",
+        ),
+        (
+            enrolled(
+                "counts: {listen: '0.0.0.0:7782', ca: ca.pem}",
+                "counts: {listen: '0.0.0.0:7782', ca: ''}",
+            ),
+            "node.yaml: counts.ca: the path is empty",
+        ),
+        (
             peer("counts: {listen: '0.0.0.0:1', ca: c}\n"),
             "node.yaml:8:1: counts: a peer tells the operator nothing; only infrastructure has this",
         ),

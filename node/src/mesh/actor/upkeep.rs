@@ -72,6 +72,10 @@ impl Actor {
                 waiting.push("no seed has answered yet".to_owned());
             }
         }
+        let trouble = self.shared.config.trouble.as_ref().and_then(|it| it.borrow().clone());
+        if let Some(Fault { code, because, .. }) = trouble {
+            waiting.push(format!("the certificate is not renewed: {code}: {because}"));
+        }
         let dht = self.engine.dht();
         let sizes = dht.table_sizes();
         let is_infrastructure = |scope: &Scope| matches!(scope, Scope::Infrastructure);
