@@ -56,7 +56,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const FIRST_WAIT: Duration = Duration::from_millis(500);
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
-/// How often the bundle is read again.
+/// How often files are read again.
 const EVERY: Duration = Duration::from_secs(1);
 
 impl Enrolment {
@@ -115,13 +115,24 @@ impl Enrolment {
     pub async fn first(&self) -> Credentials {
         let mut wait = FIRST_WAIT;
         loop {
+            let files = self.files();
             match self.attempt().await {
                 Ok(credentials) => return credentials,
                 Err(fault) => self.on_failure(fault),
             }
-            sleep(jittered(wait)).await;
+            // A file that has come or changed may be what was missing.
+            let until = Instant::now() + jittered(wait);
+            while Instant::now() < until && self.files() == files {
+                sleep_until(until.min(Instant::now() + EVERY)).await;
+            }
             wait = (wait * 2).min(LONGEST_WAIT);
         }
+    }
+
+    /// What is in the files that a request needs.
+    fn files(&self) -> [Option<String>; 3] {
+        let macula_config::Enrolment { url: _, ca, token, data_dir: _ } = &self.config;
+        [ca, token, &self.bundle].map(|path| client::read("", path).ok())
     }
 
     /// Goes on from the first certificate.
