@@ -11,9 +11,12 @@ use tracing::warn;
 
 use crate::conditions::{cut, news};
 
-/// Writes Events. One that is said again within six minutes counts up the one that is there.
+/// Writes Events.
 #[derive(Clone)]
 pub struct Events {
+    client: Client,
+    reporter: Reporter,
+    /// Remembers for six minutes what was said.
     recorder: Recorder,
 }
 
@@ -28,34 +31,39 @@ impl Events {
     #[must_use]
     pub fn new(client: Client, instance: Option<String>) -> Self {
         let reporter = Reporter { controller: REPORTER.to_owned(), instance };
-        Self { recorder: Recorder::new(client, reporter) }
+        let recorder = Recorder::new(client.clone(), reporter.clone());
+        Self { client, reporter, recorder }
     }
 
-    /// Something happened as it should.
+    /// Something happened as it should. Said again soon, it counts up the Event that is there, and
+    /// leaves its note as it was.
     pub async fn normal(&self, about: &ObjectReference, action: &str, reason: &str, note: &str) {
         self.publish(EventType::Normal, about, action, reason, note).await;
     }
 
-    /// Somebody should look.
+    /// Somebody should look. Said again soon, it counts up the Event that is there, and leaves its
+    /// note as it was.
     pub async fn warning(&self, about: &ObjectReference, action: &str, reason: &str, note: &str) {
         self.publish(EventType::Warning, about, action, reason, note).await;
     }
 
-    /// What has changed in an object's conditions.
+    /// What has changed in an object's conditions: one Event each, with the numbers of the moment.
     pub async fn transitions(
         &self,
         about: &ObjectReference,
         before: &[Condition],
         after: &[Condition],
     ) {
+        let recorder = Recorder::new(self.client.clone(), self.reporter.clone());
+        let events = Self { recorder, ..self.clone() };
         for Condition { status, reason, message, .. } in news(before, after) {
             match (status.as_str(), reason.as_str()) {
                 // Said already: by the condition that it is not accepted.
                 (_, reasons::NOT_ACCEPTED) => {}
                 ("True", _) | (_, reasons::STARTING | reasons::MESH_NOT_READY) => {
-                    self.normal(about, ACTION, reason, message).await;
+                    events.normal(about, ACTION, reason, message).await;
                 }
-                _ => self.warning(about, ACTION, reason, message).await,
+                _ => events.warning(about, ACTION, reason, message).await,
             }
         }
     }

@@ -18,9 +18,9 @@ pub fn crds() -> Vec<CustomResourceDefinition> {
     crds
 }
 
-/// A field that is `null` is one that is left out: the API server drops it before it applies
-/// defaults and rules, but only where the schema does not allow `null`. And a description is broken
-/// into lines by whoever shows it.
+/// Nothing may be `null`: where there is a default the API server then takes it instead, and elsewhere
+/// it refuses `null` by the field's name. Were it allowed, a rule would see a field that is there. And a
+/// description is broken into lines by whoever shows it.
 fn tidy(schema: &mut JSONSchemaProps) {
     schema.nullable = None;
     schema.title = None;

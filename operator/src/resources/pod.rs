@@ -1,11 +1,12 @@
 //! The pod of an infrastructure node. It satisfies the Pod Security Standard *restricted*.
 
 use k8s_openapi::api::core::v1::{
-    Capabilities, ConfigMapProjection, Container, ContainerPort, EnvVar, EnvVarSource,
-    HTTPGetAction, KeyToPath, LocalObjectReference, ObjectFieldSelector, PodSecurityContext,
-    PodSpec, PodTemplateSpec, Probe, ProjectedVolumeSource, ResourceRequirements, SeccompProfile,
-    SecurityContext, ServiceAccount, ServiceAccountTokenProjection, TopologySpreadConstraint,
-    Volume, VolumeMount, VolumeProjection,
+    Affinity, Capabilities, ConfigMapProjection, Container, ContainerPort, EnvVar, EnvVarSource,
+    HTTPGetAction, KeyToPath, LocalObjectReference, ObjectFieldSelector, PodAffinityTerm,
+    PodAntiAffinity, PodSecurityContext, PodSpec, PodTemplateSpec, Probe, ProjectedVolumeSource,
+    ResourceRequirements, SeccompProfile, SecurityContext, ServiceAccount,
+    ServiceAccountTokenProjection, TopologySpreadConstraint, Volume, VolumeMount, VolumeProjection,
+    WeightedPodAffinityTerm,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -69,19 +70,36 @@ fn spec(inputs: &Inputs<'_>, role: Role, wishes: &Pods) -> PodSpec {
             }),
             ..PodSecurityContext::default()
         }),
-        topology_spread_constraints: Some(
-            ["kubernetes.io/hostname", "topology.kubernetes.io/zone"]
-                .map(|key| TopologySpreadConstraint {
-                    label_selector: Some(inputs.selector(role)),
-                    max_skew: 1,
-                    topology_key: key.to_owned(),
-                    when_unsatisfiable: "ScheduleAnyway".to_owned(),
-                    ..TopologySpreadConstraint::default()
-                })
-                .into(),
-        ),
+        topology_spread_constraints: Some(vec![TopologySpreadConstraint {
+            label_selector: Some(inputs.selector(role)),
+            max_skew: 1,
+            topology_key: "kubernetes.io/hostname".to_owned(),
+            when_unsatisfiable: "ScheduleAnyway".to_owned(),
+            // Pods of the version before are about to go, and do not count.
+            match_label_keys: (role == Role::Gateway).then(|| vec!["pod-template-hash".to_owned()]),
+            ..TopologySpreadConstraint::default()
+        }]),
+        affinity: Some(apart(inputs, role)),
         termination_grace_period_seconds: Some(GRACE),
         ..PodSpec::default()
+    }
+}
+
+/// Other zones rather than this one, where machines have zones. As a spread constraint this would
+/// switch off the one for machines: the scheduler scores only those that have the labels of all.
+fn apart(inputs: &Inputs<'_>, role: Role) -> Affinity {
+    let zones = PodAffinityTerm {
+        label_selector: Some(inputs.selector(role)),
+        topology_key: "topology.kubernetes.io/zone".to_owned(),
+        ..PodAffinityTerm::default()
+    };
+    let preferred = WeightedPodAffinityTerm { weight: 100, pod_affinity_term: zones };
+    Affinity {
+        pod_anti_affinity: Some(PodAntiAffinity {
+            preferred_during_scheduling_ignored_during_execution: Some(vec![preferred]),
+            ..PodAntiAffinity::default()
+        }),
+        ..Affinity::default()
     }
 }
 

@@ -223,6 +223,21 @@ fn selectors_select_the_pods_of_their_role_and_no_others() {
 }
 
 #[test]
+fn nodes_of_a_role_are_kept_apart_where_that_is_possible() {
+    let objects = built(json!({}));
+    for spec in pod_specs(&objects) {
+        let spread = spec["topologySpreadConstraints"].as_array().unwrap();
+        // One alone: see why where it is built.
+        assert_eq!(spread.len(), 1);
+        assert_eq!(spread[0]["topologyKey"], "kubernetes.io/hostname");
+        assert_eq!(spread[0]["whenUnsatisfiable"], "ScheduleAnyway");
+        let anti = &spec["affinity"]["podAntiAffinity"];
+        let zones = &anti["preferredDuringSchedulingIgnoredDuringExecution"][0]["podAffinityTerm"];
+        assert_eq!(zones["topologyKey"], "topology.kubernetes.io/zone");
+    }
+}
+
+#[test]
 fn a_budget_exists_only_where_it_can_be_kept() {
     let budgets = |bootstraps: i32, gateways: i32| {
         let objects = built(json!({

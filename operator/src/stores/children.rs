@@ -250,6 +250,11 @@ where
     let api: Api<PartialObjectMeta<K>> = Api::namespaced(client.clone(), &namespace);
     let mut events = keep::metadata(api, config.clone())();
     let mut listed = HashMap::new();
+    let key = |object: &PartialObjectMeta<K>| Key {
+        kind,
+        namespace: namespace.clone(),
+        name: object.name_any(),
+    };
     while let Some(event) = events.next().await {
         let touched = match event {
             Ok(Event::Init) => {
@@ -263,14 +268,14 @@ where
             Ok(Event::InitDone) => {
                 stores.children.replace(kind, &namespace, std::mem::take(&mut listed))
             }
-            Ok(Event::Apply(object)) => entry(kind, &object.metadata)
-                .and_then(|(key, child)| stores.children.put(key, child))
-                .into_iter()
-                .collect(),
-            Ok(Event::Delete(object)) => {
-                let key = Key { kind, namespace: namespace.clone(), name: object.name_any() };
-                stores.children.take(&key).into_iter().collect()
+            Ok(Event::Apply(object)) => match entry(kind, &object.metadata) {
+                Some((key, child)) => stores.children.put(key, child),
+                // Somebody took a label away that says whose it is.
+                None => stores.children.take(&key(&object)),
             }
+            .into_iter()
+            .collect(),
+            Ok(Event::Delete(object)) => stores.children.take(&key(&object)).into_iter().collect(),
             Err(error) => {
                 let (kind, why) = (kind.as_str(), crate::failure::chain(&error));
                 warn!(kind, namespace, why, "a watch was interrupted, and begins again");

@@ -135,8 +135,9 @@ fn waiting(status: ContainerStatus) -> Option<ContainerStatus> {
 pub fn trouble(pod: &Pod) -> Option<String> {
     let status = pod.status.as_ref()?;
     let unscheduled = status.conditions.iter().flatten().find_map(|condition| {
-        let is_it = condition.type_ == "PodScheduled" && condition.status == "False";
-        is_it.then(|| condition.message.clone().unwrap_or_default())
+        // "0/3 nodes are available: ...". Anything else is the scheduler's own trouble, and passes.
+        let message = condition.message.clone().filter(|message| message.starts_with("0/"))?;
+        (condition.type_ == "PodScheduled" && condition.status == "False").then_some(message)
     });
     let waiting = status.container_statuses.iter().flatten().find_map(|container| {
         let waiting = container.state.as_ref()?.waiting.as_ref()?;
@@ -236,6 +237,9 @@ mod tests {
         trim(&mut unscheduled);
         let said = "main-bootstrap-0: 0/2 nodes are available";
         assert_eq!(trouble(&unscheduled).as_deref(), Some(said));
+        let conditions = unscheduled.status.as_mut().unwrap().conditions.as_mut().unwrap();
+        conditions[0].message = Some("running PreBind plugin: try again".to_owned());
+        assert_eq!(trouble(&unscheduled), None);
         assert!(!is_ready(&unscheduled));
     }
 }
