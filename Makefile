@@ -6,10 +6,12 @@ export CARGO_TARGET_DIR ?= $(CACHE)/target
 CARGO ?= cargo
 PREFIX ?= $(HOME)/.local
 SEED ?=
+STORY ?=
+STORIES_OF = $(CARGO) test --workspace --all-features --test stories --
 BIN = $(CARGO_TARGET_DIR)/debug
 
 .DEFAULT_GOAL := help
-.PHONY: help dev demo demo-laptop cluster cluster-down image test build install bench sim docs crds
+.PHONY: help dev demo demo-laptop cluster cluster-down image test stories measure build install bench sim docs crds
 
 help: ## print these verbs
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -32,13 +34,22 @@ image: ## the image with both binaries, and the stories' application
 demo-laptop: build ## several processes, two realms: they hear their own and never each other
 	PATH="$(BIN):$$PATH" examples/demo.sh
 
-test: ## formatting, lints and every test
+test: ## formatting, lints and every test, the stories on a real cluster too (STORIES=none leaves those out)
 	$(CARGO) fmt --all --check
 	$(CARGO) fmt --manifest-path bench/Cargo.toml --check
 	$(CARGO) fmt --manifest-path node/examples/join/Cargo.toml --check
 	$(CARGO) clippy --workspace --all-targets --all-features -- -D warnings
+	e2e/tested
 	$(CARGO) test --workspace --all-features
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" $(CARGO) doc --workspace --no-deps --document-private-items --all-features
+
+stories: ## the stories alone: all, or those with this in their names: make stories STORY=job
+	e2e/tested
+	$(STORIES_OF) $(STORY)
+
+measure: ## what a mesh costs on the cluster: times, latencies, memory
+	e2e/tested
+	$(STORIES_OF) --ignored measure
 
 build:
 	$(CARGO) build -p macula-node

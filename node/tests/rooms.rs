@@ -12,6 +12,8 @@ const PACKAGES: &[(&str, &[&str])] = &[
     ("macula-node", &["macula-config", "macula-identity", "macula-proto"]),
     ("macula-api", &[]),
     ("macula-operator", &["macula-api", "macula-config", "macula-identity", "macula-proto"]),
+    ("macula-e2e", &["macula-api"]),
+    ("macula-e2e-app", &[]),
 ];
 
 /// What the core must never reach, however indirectly.

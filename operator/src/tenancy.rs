@@ -16,6 +16,9 @@ use macula_identity::{MeshName, RealmName, Scope, name};
 
 use crate::stores::Stores;
 
+/// The longest value of a label (Kubernetes, *Labels and Selectors*).
+const LABEL_VALUE: usize = 63;
+
 /// Labels of an object.
 pub type Labels = BTreeMap<String, String>;
 
@@ -44,14 +47,24 @@ pub struct Candidate<'a> {
     pub namespace_labels: &'a Labels,
 }
 
-/// Whether a mesh is looked after: only in the namespaces that the operator was given.
+/// Whether a mesh is looked after: only in the namespaces that the operator was given, and when pods can
+/// name it in a label.
 ///
 /// # Errors
-/// [`NotAccepted`], with those namespaces.
+/// [`NotAccepted`], with those namespaces, or the lengths.
 pub fn judge_mesh(mesh: &MaculaMesh, managed: &BTreeSet<String>) -> Result<(), NotAccepted> {
     let namespace = mesh.namespace().unwrap_or_default();
     if managed.contains(&namespace) {
-        return Ok(());
+        let name = mesh.mesh_name();
+        if name.len() <= LABEL_VALUE {
+            return Ok(());
+        }
+        let message = format!(
+            "pods name their mesh in a label, which holds {LABEL_VALUE} characters, and {name} has {}; \
+             make it again under a shorter name, or in a namespace that has one",
+            name.len()
+        );
+        return Err(NotAccepted::new(reasons::NAME_TOO_LONG, message));
     }
     let list = managed.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
     let message = format!(

@@ -61,9 +61,11 @@ enum Command {
     },
     /// Prints the tallies of the `run` in this container
     Tallies,
-    /// Runs a command of this machine in the network of one of its pods (privileged, `hostPID`)
+    /// Runs a command of this machine in the network of one of its containers, which is that of the
+    /// container's pod (privileged, `hostPID`)
     InNetworkOf {
-        pod: String,
+        /// Its id, without `containerd://`
+        container: String,
         #[arg(required = true, last = true)]
         command: Vec<String>,
     },
@@ -80,7 +82,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let outcome = match cli.command {
         // Before there is a second thread: a mount namespace is entered by a process with one.
-        Command::InNetworkOf { pod, command } => network::enter(&pod, &command),
+        Command::InNetworkOf { container, command } => network::enter(&container, &command),
         other => perform(&cli.url, other),
     };
     outcome.unwrap_or_else(|error| {

@@ -11,8 +11,8 @@ use anyhow::Context;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 /// Becomes the command, in the pod's network and with the files of process 1, which is the machine's.
-pub(crate) fn enter(pod: &str, command: &[String]) -> anyhow::Result<ExitCode> {
-    let process = process_of(pod)?;
+pub(crate) fn enter(container: &str, command: &[String]) -> anyhow::Result<ExitCode> {
+    let process = process_of(container)?;
     let network = File::open(process.join("ns/net"))?;
     let files = File::open("/proc/1/ns/mnt")?;
     move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network))
@@ -27,13 +27,12 @@ pub(crate) fn enter(pod: &str, command: &[String]) -> anyhow::Result<ExitCode> {
     Err(error).with_context(|| format!("cannot run {program} on this machine"))
 }
 
-/// A process whose `/etc/hostname` is the pod's name.
-fn process_of(pod: &str) -> anyhow::Result<PathBuf> {
-    let processes = fs::read_dir("/proc")?.filter_map(|entry| Some(entry.ok()?.path()));
+/// A process of this container: its control group carries the container's id.
+fn process_of(container: &str) -> anyhow::Result<PathBuf> {
+    let mut processes = fs::read_dir("/proc")?.filter_map(|entry| Some(entry.ok()?.path()));
     processes
-        .filter(|path| path.join("ns/net").exists())
         .find(|path| {
-            fs::read_to_string(path.join("root/etc/hostname")).is_ok_and(|name| name.trim() == pod)
+            fs::read_to_string(path.join("cgroup")).is_ok_and(|groups| groups.contains(container))
         })
-        .with_context(|| format!("no process on this machine is of pod {pod}"))
+        .with_context(|| format!("no process on this machine is of container {container}"))
 }

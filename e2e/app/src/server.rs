@@ -52,9 +52,8 @@ async fn answer(
         Some(sum) => json!({ "by": tallies.name(), "sum": sum }),
         None => json!({ "by": tallies.name(), "echo": body }),
     };
-    let answer = answer.to_string();
     tallies.answered(&procedure, caller.unwrap_or("nobody"), &answer);
-    answer
+    answer.to_string()
 }
 
 fn sum(body: &str) -> Option<i64> {

@@ -58,9 +58,10 @@ impl Sidecar {
         Ok(Self { base, client: Client::builder(TokioExecutor::new()).build_http() })
     }
 
-    /// Calls a procedure and gives its answer.
-    pub(crate) async fn call(&self, procedure: &str, body: &str) -> Result<String, Failure> {
-        self.ask(Method::POST, &format!("/v1/call/{procedure}"), body).await
+    /// Calls a procedure and gives its answer: the document if it is JSON, else the text.
+    pub(crate) async fn call(&self, procedure: &str, body: &str) -> Result<Value, Failure> {
+        let answer = self.ask(Method::POST, &format!("/v1/call/{procedure}"), body).await?;
+        Ok(serde_json::from_str(&answer).unwrap_or(Value::String(answer)))
     }
 
     /// Publishes, and says to how many subscribing nodes.

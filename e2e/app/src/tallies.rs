@@ -104,12 +104,12 @@ impl Tallies {
         self.lock().heard.missed += count;
     }
 
-    pub(crate) fn answered(&self, procedure: &str, caller: &str, answer: &str) {
+    pub(crate) fn answered(&self, procedure: &str, caller: &str, answer: &Value) {
         self.tell(&json!({ "event": "served", "procedure": procedure, "caller": caller, "answer": answer }));
         self.lock().answered += 1;
     }
 
-    pub(crate) fn called(&self, procedure: &str, outcome: Result<String, Failure>) {
+    pub(crate) fn called(&self, procedure: &str, outcome: Result<Value, Failure>) {
         let line = outcome
             .map(|answer| json!({ "event": "answer", "procedure": procedure, "answer": answer }));
         self.attempted(|inner| &mut inner.calls, procedure, line);

@@ -50,7 +50,8 @@ pub struct Config {
     /// How the seeds' names are looked up.
     #[serde(default)]
     pub discovery: Discovery,
-    /// The HTTP API: always there on a peer that was read from a file, never elsewhere.
+    /// The HTTP API: always there on a peer that was read from a file. On infrastructure, where it is
+    /// named, it answers what `macula-node status` and `ping` ask, and has no topics or procedures.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub api: Option<Api>,
     /// Health and metrics.
@@ -149,7 +150,7 @@ pub struct Discovery {
     pub server: Option<SocketAddr>,
 }
 
-/// The HTTP API of a peer.
+/// The HTTP API.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Api {
@@ -298,10 +299,6 @@ impl Config {
             return Err(Invalid::new("discovery.server", "port 0 cannot be asked"));
         }
         if let Some(Api { listen }) = api {
-            if *role != Role::Peer {
-                let why = format!("only a peer has the HTTP API, and this is a {role}");
-                return Err(Invalid::new("api", why));
-            }
             if !listen.ip().is_loopback() {
                 let why = format!(
                     "{listen} is not loopback, and whoever reaches the API may publish as this \

@@ -26,6 +26,8 @@ reasons! {
     ALLOWED = "Accepted", "Nothing is in its way.";
     NAMESPACE_NOT_MANAGED = "NamespaceNotManaged",
         "The mesh is in a namespace that the operator was not given (`meshNamespaces` of the chart).";
+    NAME_TOO_LONG = "NameTooLong",
+        "`<namespace>.<name>` of the mesh is longer than the value of a label may be.";
     MESH_NOT_FOUND = "MeshNotFound", "There is no such mesh as the realm's `meshRef`.";
     MESH_NOT_ACCEPTED = "MeshNotAccepted", "The realm's mesh is not accepted itself.";
     MESH_NOT_READY = "MeshNotReady", "Too little of the realm's mesh is alive for pods to join.";

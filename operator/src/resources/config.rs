@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::ResourceExt;
 use macula_api::names::{self, ports};
-use macula_config::{Admin, Config, Counts, Discovery, Enrolment, Host, Identity, Seed};
+use macula_config::{Admin, Api, Config, Counts, Discovery, Enrolment, Host, Identity, Seed};
 use macula_identity::Role;
 
 use super::Inputs;
@@ -53,7 +53,8 @@ fn config(inputs: &Inputs<'_>, role: Role) -> Config {
         listen: everywhere(ports::QUIC),
         seeds: vec![Seed { host: seed, port: ports::QUIC }],
         discovery: Discovery::default(),
-        api: None,
+        // On loopback, for `kubectl exec POD -- /macula-node status`.
+        api: Some(Api::default()),
         admin: Admin { listen: everywhere(ports::ADMIN) },
         counts: Some(Counts { listen: everywhere(ports::COUNTS), ca: file(names::ENROLMENT_CA) }),
         log: mesh.spec.log.clone(),

@@ -67,6 +67,15 @@ fn a_mesh_is_looked_after_in_the_given_namespaces_alone() {
 }
 
 #[test]
+fn a_mesh_is_looked_after_when_a_label_can_hold_its_name() {
+    let name_of = |length: usize| "m".repeat(length - "macula-system.".len());
+    assert!(judge_mesh(&mesh("macula-system", &name_of(63)), &managed()).is_ok());
+    let not = judge_mesh(&mesh("macula-system", &name_of(64)), &managed()).unwrap_err();
+    assert_eq!(not.reason, reasons::NAME_TOO_LONG);
+    assert!(not.message.contains("holds 63 characters") && not.message.contains("has 64"), "{not}");
+}
+
+#[test]
 fn a_realm_needs_its_mesh_and_that_mesh_to_be_accepted() {
     let realm = realm("shop", "shop", "com.example.shop", 0);
     let candidate = Candidate { realm: &realm, namespace_labels: &Labels::new() };

@@ -56,9 +56,11 @@ fn what_is_written_is_read_back() {
 }
 
 #[test]
-fn a_bootstrap_needs_no_seed_and_has_no_api() {
+fn a_bootstrap_needs_no_seed_and_has_an_api_only_where_it_is_named() {
     let config = Config::from_yaml(&infrastructure("bootstrap", ""), "f").unwrap();
     assert_eq!((config.seeds.len(), config.api, config.realm), (0, None, None));
+    let config = Config::from_yaml(&infrastructure("bootstrap", "api: {}\n"), "f").unwrap();
+    assert_eq!(config.api, Some(Api::default()));
 }
 
 #[test]
@@ -171,10 +173,6 @@ fn names_the_key_that_does_not_fit_the_others() {
             peer("api:\n  listen: 0.0.0.0:7780\n"),
             "node.yaml:9:3: api.listen: 0.0.0.0:7780 is not \
           loopback, and whoever reaches the API may publish as this node; use 127.0.0.1 or [::1]",
-        ),
-        (
-            infrastructure("bootstrap", "api: {}\n"),
-            "node.yaml:6:1: api: only a peer has the HTTP API, and this is a bootstrap",
         ),
         (
             peer("admin:\n  listen: 127.0.0.1:7780\n"),

@@ -23,7 +23,9 @@ fn of_the_parts() -> Option<PathBuf> {
     let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
     let cache = cache.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")))?;
     let parts = std::fs::read_dir(cache.join("macula/parts")).ok()?;
-    let built = parts.filter_map(|part| Some(part.ok()?.path().join("helm")));
+    // Beside the parts of a cluster, or where nothing but tools was built.
+    let built =
+        parts.flatten().flat_map(|part| ["tools/helm", "helm"].map(|file| part.path().join(file)));
     let age = |file: &PathBuf| file.metadata().and_then(|it| it.modified()).ok();
     built.filter(|file| file.is_file()).max_by_key(age)
 }
@@ -33,10 +35,10 @@ fn run(arguments: &[&str]) -> Output {
     let (verb, rest) = arguments.split_first().expect("a verb of helm");
     let mut command = Command::new(helm());
     command.arg(verb);
-    if *verb == "template" {
+    if matches!(*verb, "template" | "install") {
         command.args(["macula", "--namespace", NAMESPACE]);
     }
-    command.arg(chart).args(rest).output().expect("helm can be run")
+    command.arg(chart).args(rest).env("KUBECONFIG", "/dev/null").output().expect("helm can be run")
 }
 
 /// What helm prints.
@@ -45,6 +47,13 @@ pub(crate) fn prints(arguments: &[&str]) -> String {
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "helm {arguments:?}: {errors}");
     String::from_utf8(output.stdout).unwrap()
+}
+
+/// What a user reads after the installation.
+pub(crate) fn notes(values: &[&str]) -> String {
+    let set: Vec<_> = values.iter().flat_map(|value| ["--set", value]).collect();
+    let text = prints(&[&["install", "--dry-run=client"], &*set].concat());
+    text.split_once("\nNOTES:\n").expect("the chart has notes").1.to_owned()
 }
 
 /// The objects of the chart with these values set.

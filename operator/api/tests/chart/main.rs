@@ -2,12 +2,14 @@
 //! refuses. Needs `helm`.
 #![allow(clippy::unwrap_used, reason = "in a test's helpers too it is the test that fails")]
 
+#[path = "../types/check.rs"]
+mod check;
 mod helm;
 mod rights;
 
 use std::collections::BTreeMap;
 
-use helm::{NAMESPACE, prints, refuses, renders};
+use helm::{NAMESPACE, notes, prints, refuses, renders};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::core::{Selector, SelectorExt};
@@ -275,6 +277,25 @@ fn the_webhook_sees_only_pods_that_ask_for_a_sidecar() {
     }
     for never in ["kube-system", "kube-public", "kube-node-lease", NAMESPACE] {
         assert_eq!(seen(never, on, on), 0, "{never}");
+    }
+}
+
+#[test]
+fn the_mesh_and_the_realm_of_its_notes_are_accepted_and_belong_together() {
+    for (values, namespace) in [(&[][..], NAMESPACE), (&["meshNamespaces={one,two}"], "one")] {
+        let notes = notes(values);
+        let objects: Vec<Value> = notes
+            .split("<<'YAML'\n")
+            .skip(1)
+            .map(|rest| serde_yaml::from_str(rest.split("  YAML").next().unwrap()).unwrap())
+            .collect();
+        let [mesh, realm] = &objects[..] else { panic!("a mesh and a realm: {notes}") };
+        for object in &objects {
+            assert_eq!(check::faults(object, None), [""; 0]);
+            assert_eq!(object["metadata"]["namespace"], namespace);
+        }
+        assert_eq!(realm["spec"]["meshRef"]["name"], mesh["metadata"]["name"]);
+        assert_eq!(realm["spec"]["meshRef"]["namespace"], namespace);
     }
 }
 

@@ -109,6 +109,28 @@ fn a_mesh_has_the_name_that_a_realm_calls_it() {
     assert_eq!(realm.mesh_name(), mesh.mesh_name());
 }
 
+#[test]
+fn every_example_of_the_documentation_is_accepted() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let page = std::fs::read_to_string(root.join("docs/KUBERNETES.md")).unwrap();
+    let blocks = page.split("```yaml\n").skip(1).map(|rest| rest.split("```").next().unwrap());
+    let mut texts: Vec<_> = blocks.map(str::to_owned).collect();
+    for file in std::fs::read_dir(root.join("examples/kubernetes")).unwrap() {
+        texts.push(std::fs::read_to_string(file.unwrap().path()).unwrap());
+    }
+    let mut ours = 0;
+    for text in &texts {
+        for document in serde_yaml::Deserializer::from_str(text) {
+            let object: Value = serde::Deserialize::deserialize(document).unwrap();
+            if object["apiVersion"] == "macula.io/v1alpha1" {
+                assert_eq!(check::faults(&object, None), [""; 0], "{object}");
+                ours += 1;
+            }
+        }
+    }
+    assert!(ours >= 4, "{ours} examples were found");
+}
+
 /// A schema and all within it.
 fn each_schema(schema: &Value, look: &mut impl FnMut(&Value)) {
     look(schema);
