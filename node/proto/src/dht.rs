@@ -238,6 +238,7 @@ impl Dht {
             self.ping(now, contact);
         }
         self.join(now, scope);
+        self.announce_unkept(now);
     }
 
     /// A connection has ended. With `failed`, the node is taken for gone: it crashed, or said
@@ -246,6 +247,7 @@ impl Dht {
         if failed {
             self.tables.remove(node);
             self.fail_requests_of(now, node);
+            self.announce_lost(now, node);
         }
     }
 

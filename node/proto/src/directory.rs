@@ -2,9 +2,14 @@
 //!
 //! Until watch exists, an entry in use is asked for again every [`REFRESH`], kept when that fails,
 //! and asked for again by whoever finds it empty. Pub/sub and RPC each own one.
+//!
+//! What a publisher said stands until it says otherwise, or until it ends: that a lookup does not show
+//! it means no more than that its keepers have lost it, as all do when all of them start again at once.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
+
+use macula_identity::NodeId;
 
 use crate::time::{Deadline, Now};
 
@@ -14,11 +19,27 @@ pub const REFRESH: Duration = Duration::from_secs(5);
 const IDLE: Duration = Duration::from_secs(60);
 /// The most names that are remembered; past it the longest unused is forgotten.
 const CAPACITY: usize = 4096;
+/// The most publishers that are remembered under one name; past it those are forgotten that end first.
+const PUBLISHERS: usize = 512;
+
+/// What one publisher says under a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Said<T> {
+    /// Of two that it said the later is the greater: [`crate::record::Record::order`].
+    pub order: (u64, u64),
+    /// When it ends, in milliseconds since 1970.
+    pub expiry_ms: u64,
+    /// What it says; nothing when it has taken back what it said before.
+    pub what: Option<T>,
+}
+
+/// What a lookup found under a name, by publisher.
+pub type Found<T> = BTreeMap<NodeId, Said<T>>;
 
 /// Names and what was found under them.
 #[derive(Debug)]
-pub struct Directory<V> {
-    entries: BTreeMap<String, Entry<V>>,
+pub struct Directory<T> {
+    entries: BTreeMap<String, Entry<T>>,
     to_find: VecDeque<String>,
 }
 
@@ -27,8 +48,8 @@ pub struct Directory<V> {
 pub struct Ticket(u64);
 
 #[derive(Debug)]
-struct Entry<V> {
-    value: V,
+struct Entry<T> {
+    said: Found<T>,
     /// Lookups begun and completed; one is under way while they differ.
     begun: u64,
     completed: u64,
@@ -38,24 +59,46 @@ struct Entry<V> {
     refresh_at: Instant,
 }
 
-impl<V: Default> Directory<V> {
+impl<T> Entry<T> {
+    fn standing(&self) -> impl Iterator<Item = (NodeId, &T)> {
+        self.said.iter().filter_map(|(node, said)| Some((*node, said.what.as_ref()?)))
+    }
+
+    fn merge(&mut self, now: Now, found: Found<T>, complete: bool) {
+        if complete {
+            self.said.retain(|node, said| now.unix_ms < said.expiry_ms || found.contains_key(node));
+        }
+        for (node, said) in found {
+            if self.said.get(&node).is_none_or(|known| known.order <= said.order) {
+                self.said.insert(node, said);
+            }
+        }
+        while self.said.len() > PUBLISHERS {
+            let first = self.said.iter().min_by_key(|(_, said)| said.expiry_ms);
+            let first = *first.expect("there are more than none").0;
+            self.said.remove(&first);
+        }
+    }
+}
+
+impl<T> Directory<T> {
     /// An empty directory.
     #[must_use]
     pub fn new() -> Self {
         Self { entries: BTreeMap::new(), to_find: VecDeque::new() }
     }
 
-    /// What is known under the name; `None` before its first lookup has completed.
-    pub fn get(&mut self, now: Now, name: &str) -> Option<&V> {
-        let entry = self.entries.get_mut(name)?;
-        entry.used = now.instant;
-        (entry.completed > 0).then_some(&entry.value)
+    /// Whether the name's first lookup has completed. Counts as use.
+    pub fn is_known(&mut self, now: Now, name: &str) -> bool {
+        self.entries.get_mut(name).is_some_and(|entry| {
+            entry.used = now.instant;
+            entry.completed > 0
+        })
     }
 
-    /// As [`Directory::get`], without counting as use.
-    #[must_use]
-    pub fn peek(&self, name: &str) -> Option<&V> {
-        self.entries.get(name).map(|entry| &entry.value)
+    /// What stands under the name.
+    pub fn get(&self, name: &str) -> impl Iterator<Item = (NodeId, &T)> {
+        self.entries.get(name).into_iter().flat_map(Entry::standing)
     }
 
     /// Asks for a lookup that starts now or later. One that is under way began too early to have
@@ -64,7 +107,7 @@ impl<V: Default> Directory<V> {
         if !self.entries.contains_key(name) {
             self.make_room();
             let entry = Entry {
-                value: V::default(),
+                said: Found::new(),
                 begun: 0,
                 completed: 0,
                 wanted: 0,
@@ -93,20 +136,36 @@ impl<V: Default> Directory<V> {
         self.entries.get(name).is_none_or(|entry| entry.completed >= ticket.0)
     }
 
-    /// The lookup of this name ended. `None`: it failed, and what was known is kept.
-    /// Gives whether the value was replaced.
-    pub fn on_found(&mut self, now: Now, name: &str, found: Option<V>) -> bool {
+    /// The lookup of this name ended. `None`: it failed, and all that was known is kept. One that is
+    /// not `complete` adds, and takes nothing away.
+    /// Gives whether what is known may have changed.
+    pub fn on_found(
+        &mut self,
+        now: Now,
+        name: &str,
+        found: Option<Found<T>>,
+        complete: bool,
+    ) -> bool {
         let Some(entry) = self.entries.get_mut(name) else { return false };
         entry.completed = entry.begun;
         entry.refresh_at = now.instant + REFRESH;
-        let replaced = found.is_some();
-        if let Some(value) = found {
-            entry.value = value;
+        let changed = found.is_some();
+        if let Some(found) = found {
+            entry.merge(now, found, complete);
         }
         if entry.wanted > entry.begun {
             self.begin(name);
         }
-        replaced
+        changed
+    }
+
+    /// The node has left, or has said itself that it is not what the name stands for: nothing that it
+    /// said stands any more, under this name or any, unless it is found again. Gives whether
+    /// something did.
+    pub fn forget(&mut self, node: NodeId, name: Option<&str>) -> bool {
+        let entries = self.entries.iter_mut();
+        let entries = entries.filter(|(key, _)| name.is_none_or(|name| name == key.as_str()));
+        entries.filter_map(|(_, entry)| entry.said.remove(&node)).count() > 0
     }
 
     /// Begins due refreshes and forgets unused names. Gives whether anything was forgotten.
@@ -140,14 +199,15 @@ impl<V: Default> Directory<V> {
         self.to_find.pop_front()
     }
 
-    /// What is known under every name.
-    pub fn values(&self) -> impl Iterator<Item = &V> {
-        self.entries.values().map(|entry| &entry.value)
+    /// What the node says under one name of those under which it says something.
+    #[must_use]
+    pub fn find(&self, node: NodeId) -> Option<&T> {
+        self.entries.values().find_map(|entry| entry.said.get(&node)?.what.as_ref())
     }
 
-    /// What is known under every name, to be amended.
-    pub fn values_mut(&mut self) -> impl Iterator<Item = &mut V> {
-        self.entries.values_mut().map(|entry| &mut entry.value)
+    /// What stands under every name.
+    pub fn all(&self) -> impl Iterator<Item = (NodeId, &T)> {
+        self.entries.values().flat_map(Entry::standing)
     }
 
     /// How many names are remembered.
@@ -181,75 +241,11 @@ impl<V: Default> Directory<V> {
     }
 }
 
-impl<V: Default> Default for Directory<V> {
+impl<T> Default for Directory<T> {
     fn default() -> Self {
         Self::new()
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn now() -> Now {
-        Now { instant: Instant::now(), unix_ms: 0 }
-    }
-
-    #[test]
-    fn an_unknown_name_is_looked_up_once_for_all_who_ask_before_it_began() {
-        let (mut directory, now) = (Directory::<u32>::new(), now());
-        let first = directory.ask(now, "a");
-        assert_eq!(directory.poll_find().as_deref(), Some("a"));
-        let second = directory.ask(now, "a");
-        let third = directory.ask(now, "a");
-        assert_eq!(directory.poll_find(), None, "one lookup at a time");
-        directory.on_found(now, "a", Some(1));
-        assert!(directory.has_completed("a", first) && !directory.has_completed("a", second));
-        assert_eq!(directory.poll_find().as_deref(), Some("a"), "the later askers' own");
-        directory.on_found(now, "a", Some(2));
-        assert!(directory.has_completed("a", second) && directory.has_completed("a", third));
-        assert_eq!(directory.poll_find(), None);
-        assert_eq!(directory.get(now, "a"), Some(&2));
-    }
-
-    #[test]
-    fn a_failed_refresh_keeps_what_was_known() {
-        let (mut directory, now) = (Directory::<u32>::new(), now());
-        directory.ask(now, "a");
-        directory.poll_find();
-        directory.on_found(now, "a", Some(7));
-        let later = now + REFRESH;
-        directory.handle_timeout(later);
-        assert_eq!(directory.poll_find().as_deref(), Some("a"));
-        directory.on_found(later, "a", None);
-        assert_eq!(directory.get(later, "a"), Some(&7));
-    }
-
-    #[test]
-    fn a_name_in_use_is_refreshed_and_an_unused_one_is_forgotten() {
-        let (mut directory, now) = (Directory::<u32>::new(), now());
-        directory.ask(now, "a");
-        directory.poll_find();
-        directory.on_found(now, "a", Some(7));
-        let just_before = now + (REFRESH - Duration::from_millis(1));
-        directory.handle_timeout(just_before);
-        assert_eq!(directory.poll_find(), None);
-        directory.handle_timeout(now + REFRESH);
-        assert_eq!(directory.poll_find().as_deref(), Some("a"));
-        directory.on_found(now + REFRESH, "a", Some(7));
-        assert!(directory.handle_timeout(now + IDLE));
-        assert!(directory.is_empty() && directory.poll_timeout().is_none());
-    }
-
-    #[test]
-    fn the_number_of_names_is_bounded() {
-        let (mut directory, now) = (Directory::<u32>::new(), now());
-        for i in 0..CAPACITY + 10 {
-            let name = i.to_string();
-            directory.ask(now, &name);
-            directory.poll_find();
-            directory.on_found(now, &name, Some(0));
-        }
-        assert_eq!(directory.len(), CAPACITY);
-    }
-}
+mod tests;

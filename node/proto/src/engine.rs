@@ -17,14 +17,15 @@ use macula_identity::{Identity, NodeId, Place, RealmName};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use crate::dht::{self, Dht, Found, LookupId, Me, Trust};
+use crate::dht::{self, Dht, Found, FoundRecord, LookupId, Me, Trust};
+use crate::directory::{self, Said};
 use crate::error::{Code, Fault};
 use crate::key::{Key, Kind, Scope};
 use crate::name::{ProcedureName, TopicName, TopicPattern};
 use crate::payload::Payload;
-use crate::pubsub::{self, Message, PubSub, PublishId, Subscribers, SubscriptionId};
-use crate::record;
-use crate::rpc::{self, AttemptId, CallId, Incoming, Providers, Rpc};
+use crate::pubsub::{self, Message, PubSub, PublishId, SubscriptionId};
+use crate::record::{self, Record, VerifiedRecord};
+use crate::rpc::{self, AttemptId, CallId, Incoming, Rpc};
 use crate::time::{Deadline, Now};
 use crate::wire::{Contact, message};
 
@@ -509,29 +510,16 @@ impl Engine {
     /// A lookup that nobody answered has failed; one that was not complete keeps what it found.
     fn on_found(&mut self, now: Now, kind: Kind, name: &str, found: &Found) {
         let complete = found.complete;
-        let failed = !complete && found.records.is_empty();
-        let contact = |record: &dht::FoundRecord| Contact {
-            id: record.record.publisher.id,
-            addresses: record.addresses.clone(),
-        };
         match kind {
             Kind::Subscriber => {
-                let mut nodes = BTreeMap::new();
-                for found in &found.records {
-                    let to = contact(found);
-                    if let record::Kind::Subscriber { patterns } = &found.record.record.kind {
-                        nodes.insert(to.id, (to, patterns.clone()));
-                    }
-                }
-                let found = (!failed).then_some(Subscribers { nodes });
+                let found = said(found, |to, record| match &record.kind {
+                    record::Kind::Subscriber { patterns } => Some((to, patterns.clone())),
+                    record::Kind::Provider => None,
+                });
                 self.pubsub.handle_found(now, name, found, complete);
             }
             Kind::Provider => {
-                let nodes = found.records.iter().map(|found| {
-                    let to = contact(found);
-                    (to.id, to)
-                });
-                let found = (!failed).then_some(Providers { nodes: nodes.collect() });
+                let found = said(found, |to, _| Some(to));
                 self.rpc.handle_found(now, name, found, complete);
             }
         }
@@ -557,6 +545,25 @@ impl Engine {
         let because = "infrastructure belongs to no realm, so it has no topics or procedures";
         Err(Fault::new(Code::Unsupported, because))
     }
+}
+
+/// What a lookup found, by publisher; nothing when nobody answered.
+fn said<T>(
+    found: &Found,
+    what: impl Fn(Contact, &Record) -> Option<T>,
+) -> Option<directory::Found<T>> {
+    let Found { records, withdrawn, complete, .. } = found;
+    let word = |record: &VerifiedRecord, what| {
+        let Record { expiry_ms, .. } = record.record;
+        (record.publisher.id, Said { order: record.record.order(), expiry_ms, what })
+    };
+    let standing = records.iter().map(|FoundRecord { record, addresses }| {
+        let to = Contact { id: record.publisher.id, addresses: addresses.clone() };
+        word(record, what(to, &record.record))
+    });
+    let words: directory::Found<T> =
+        standing.chain(withdrawn.iter().map(|record| word(record, None))).collect();
+    (*complete || !words.is_empty()).then_some(words)
 }
 
 /// What another node says went wrong. A code of a later version is `internal`, with its words.

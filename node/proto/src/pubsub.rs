@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use macula_identity::NodeId;
 
-use crate::directory::{Directory, Ticket};
+use crate::directory::{Directory, Found, Ticket};
 use crate::error::{Code, Fault};
 use crate::name::{ANY, TopicName, TopicPattern};
 use crate::payload::Payload;
@@ -115,12 +115,8 @@ pub struct Counters {
     pub missed: u64,
 }
 
-/// Who subscribes under one rendezvous, as the DHT said it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Subscribers {
-    /// Where to reach each, and what it wants.
-    pub nodes: BTreeMap<NodeId, (Contact, Vec<TopicPattern>)>,
-}
+/// One who subscribes under a rendezvous, as the DHT said it: where to reach it, and what it wants.
+pub type Subscriber = (Contact, Vec<TopicPattern>);
 
 /// The subscriptions of this node, and its cached knowledge of others'.
 ///
@@ -135,7 +131,7 @@ pub struct PubSub {
     next_subscription: u64,
     local: Trie<SubscriptionId>,
     patterns: BTreeMap<SubscriptionId, TopicPattern>,
-    remote: Directory<Subscribers>,
+    remote: Directory<Subscriber>,
     /// Every pattern of `remote`, for matching; rebuilt when `remote` changes.
     remote_trie: Trie<NodeId>,
     /// Topics matched against both tries; cleared when either changes.
@@ -225,7 +221,7 @@ impl PubSub {
         // Behind an earlier publish of the same topic that waits: a topic keeps its order.
         let ahead = self.waiting.iter().rfind(|earlier| earlier.topic == topic);
         let tickets = ahead.map(|earlier| earlier.tickets);
-        let known = keys.iter().all(|key| self.remote.get(now, key).is_some());
+        let known = keys.iter().all(|key| self.remote.is_known(now, key));
         if tickets.is_none() && known {
             let route = self.route(&topic);
             if !route.remote.is_empty() {
@@ -253,16 +249,10 @@ impl PubSub {
         &mut self,
         now: Now,
         rendezvous: &str,
-        mut found: Option<Subscribers>,
+        found: Option<Found<Subscriber>>,
         complete: bool,
     ) {
-        if let (Some(found), false) = (&mut found, complete) {
-            for (node, known) in self.remote.peek(rendezvous).iter().flat_map(|known| &known.nodes)
-            {
-                found.nodes.entry(*node).or_insert_with(|| known.clone());
-            }
-        }
-        if self.remote.on_found(now, rendezvous, found) {
+        if self.remote.on_found(now, rendezvous, found, complete) {
             self.rebuild_routes();
         }
         for publish in std::mem::take(&mut self.waiting) {
@@ -280,11 +270,7 @@ impl PubSub {
 
     /// The node has left on purpose: nothing is sent to it any more, unless it is found again.
     pub fn handle_left(&mut self, node: NodeId) {
-        let mut left = false;
-        for found in self.remote.values_mut() {
-            left |= found.nodes.remove(&node).is_some();
-        }
-        if left {
+        if self.remote.forget(node, None) {
             self.rebuild_routes();
         }
     }
@@ -337,7 +323,7 @@ impl PubSub {
     /// Where a subscriber that a message is for can be reached.
     #[must_use]
     pub fn contact(&self, node: NodeId) -> Option<&Contact> {
-        self.remote.values().find_map(|found| found.nodes.get(&node)).map(|(contact, _)| contact)
+        self.remote.find(node).map(|(contact, _)| contact)
     }
 
     /// The subscriptions of this node, in the order they were made.
@@ -390,11 +376,9 @@ impl PubSub {
     fn rebuild_routes(&mut self) {
         self.routes.clear();
         self.remote_trie = Trie::default();
-        for found in self.remote.values() {
-            for (node, (_, patterns)) in found.nodes.iter().filter(|(node, _)| **node != self.me) {
-                for pattern in patterns {
-                    self.remote_trie.insert(pattern, *node);
-                }
+        for (node, (_, patterns)) in self.remote.all().filter(|(node, _)| *node != self.me) {
+            for pattern in patterns {
+                self.remote_trie.insert(pattern, node);
             }
         }
     }

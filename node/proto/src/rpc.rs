@@ -10,7 +10,7 @@ use macula_identity::NodeId;
 use rand::Rng;
 use rand::rngs::StdRng;
 
-use crate::directory::{Directory, Ticket};
+use crate::directory::{Directory, Found, Ticket};
 use crate::error::{Code, Fault};
 use crate::name::ProcedureName;
 use crate::payload::{self, Payload};
@@ -81,13 +81,6 @@ pub struct Counters {
     pub failovers: u64,
 }
 
-/// Who provides one procedure, as the DHT said it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Providers {
-    /// Where to reach each.
-    pub nodes: BTreeMap<NodeId, Contact>,
-}
-
 /// The procedures and calls of this node, and its cached knowledge of providers.
 ///
 /// Drive it as [`crate::pubsub::PubSub`].
@@ -96,7 +89,8 @@ pub struct Rpc {
     me: NodeId,
     rng: StdRng,
     advertised: BTreeSet<ProcedureName>,
-    providers: Directory<Providers>,
+    /// Where to reach each, as the DHT said it.
+    providers: Directory<Contact>,
     latency: BTreeMap<NodeId, Latency>,
     calls: BTreeMap<CallId, Call>,
     attempts: BTreeMap<AttemptId, CallId>,
@@ -212,7 +206,7 @@ impl Rpc {
             self.outputs.push_back(Output::Returned { id, result: Err(fault) });
             return;
         }
-        let known = self.providers.get(now, procedure.as_str()).is_some();
+        let known = self.providers.is_known(now, procedure.as_str());
         let wire_id = self.rng.random();
         let call = Call {
             deadline: now.instant + timeout.min(MAX_TIMEOUT),
@@ -258,6 +252,9 @@ impl Rpc {
                 self.finish(call_id, Ok(payload));
             }
             Err(fault) if was_not_run(fault.code) => {
+                if fault.code == Code::NoProvider {
+                    self.providers.forget(provider, Some(call.procedure.as_str()));
+                }
                 call.tried.insert(provider, fault);
                 self.counters.failovers += 1;
                 self.avoid(now, provider);
@@ -274,9 +271,7 @@ impl Rpc {
 
     /// The node has left on purpose: it is asked no more, unless it is found again.
     pub fn handle_left(&mut self, node: NodeId) {
-        for providers in self.providers.values_mut() {
-            providers.nodes.remove(&node);
-        }
+        self.providers.forget(node, None);
     }
 
     /// What a lookup of [`Output::Find`] gave; `None` when it failed. One that is not `complete`
@@ -285,17 +280,10 @@ impl Rpc {
         &mut self,
         now: Now,
         procedure: &str,
-        mut found: Option<Providers>,
+        found: Option<Found<Contact>>,
         complete: bool,
     ) {
-        if let (Some(found), false) = (&mut found, complete) {
-            for (node, known) in
-                self.providers.peek(procedure).iter().flat_map(|known| &known.nodes)
-            {
-                found.nodes.entry(*node).or_insert_with(|| known.clone());
-            }
-        }
-        self.providers.on_found(now, procedure, found);
+        self.providers.on_found(now, procedure, found, complete);
         let ready: Vec<CallId> = self
             .calls
             .iter()
@@ -367,11 +355,8 @@ impl Rpc {
     fn try_next(&mut self, now: Now, id: CallId, fresh: bool) {
         let call = &self.calls[&id];
         let (tried, procedure) = (&call.tried, call.procedure.clone());
-        let mut candidates: Vec<Contact> = self
-            .providers
-            .get(now, procedure.as_str())
-            .map(|known| known.nodes.values().cloned().collect())
-            .unwrap_or_default();
+        let known = self.providers.get(procedure.as_str());
+        let mut candidates: Vec<Contact> = known.map(|(_, contact)| contact.clone()).collect();
         candidates.retain(|contact| contact.id != self.me);
         if self.advertised.contains(&procedure) {
             candidates.push(Contact { id: self.me, addresses: Vec::new() });

@@ -213,6 +213,11 @@ impl Dht {
         self.hasten(now, |announcement| announcement.failures > 0);
     }
 
+    /// Announcements that this node kept, and keeps no longer, are due now.
+    pub(super) fn announce_lost(&mut self, now: Now, keeper: NodeId) {
+        self.hasten(now, |announcement| announcement.holders.remove(&keeper).is_some());
+    }
+
     fn hasten(&mut self, now: Now, mut which: impl FnMut(&mut Announcement) -> bool) {
         let mut names = Vec::new();
         for (name, announcement) in &mut self.announcements.all {

@@ -170,9 +170,10 @@ impl Dht {
             Goal::Round(round) => return self.on_keepers(now, &round, lookup.closest()),
             Goal::Upkeep => return self.on_upkept(now, scope),
         };
-        let (records, is_truncated) = gathered.map(Gathered::finish).unwrap_or_default();
+        let (records, withdrawn, is_truncated) = gathered.map(Gathered::finish).unwrap_or_default();
         let found = Found {
             records,
+            withdrawn,
             closest: lookup.closest(),
             asked: lookup.asked(),
             answered: lookup.answered(),

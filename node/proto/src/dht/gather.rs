@@ -20,6 +20,8 @@ const MAX_PUBLISHERS: usize = 512;
 pub struct Found {
     /// Of each publisher the latest record, ordered by publisher. None of those withdrawn.
     pub records: Vec<FoundRecord>,
+    /// The marks of those whose latest word is that they withdraw what they said.
+    pub withdrawn: Vec<VerifiedRecord>,
     /// The k nearest servers that answered, nearest first.
     pub closest: Vec<Contact>,
     /// How many servers were asked.
@@ -148,11 +150,13 @@ impl Gathered {
         self.is_truncated |= is_truncated;
     }
 
-    /// What stands, and whether there may be more.
-    pub(super) fn finish(self) -> (Vec<FoundRecord>, bool) {
+    /// What stands, what was withdrawn, and whether there may be more.
+    pub(super) fn finish(self) -> (Vec<FoundRecord>, Vec<VerifiedRecord>, bool) {
         let latest = self.latest.into_values();
-        let standing = latest.filter(|found| !found.record.record.withdrawn);
-        (standing.collect(), self.is_truncated)
+        let (withdrawn, standing): (Vec<_>, _) =
+            latest.partition(|found| found.record.record.withdrawn);
+        let withdrawn = withdrawn.into_iter().map(|found| found.record);
+        (standing, withdrawn.collect(), self.is_truncated)
     }
 }
 

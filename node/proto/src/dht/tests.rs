@@ -206,6 +206,31 @@ fn a_record_is_repeated_while_it_is_announced_and_gone_when_it_is_withdrawn() {
 }
 
 #[test]
+fn what_keepers_lost_when_they_started_again_is_announced_anew_as_soon_as_one_is_back() {
+    let mut net = Net::new();
+    let keepers = [(); 3].map(|()| net.add(Place::Bootstrap, true));
+    let (a, b) = (net.peer("r", false), net.peer("r", false));
+    net.announce(a, "cart.add");
+    // All end at once, and come back under their ids with nothing.
+    net.silent.extend(keepers);
+    for keeper in keepers {
+        for peer in [a, b] {
+            net.nodes.get_mut(&peer).unwrap().handle_disconnected(net.now, keeper, true);
+        }
+        let me = net.nodes[&keeper].me.clone();
+        let empty = Dht::new(Config::default(), me, net.world.trust(), StdRng::seed_from_u64(9));
+        net.nodes.insert(keeper, empty);
+    }
+    net.run();
+    net.silent.clear();
+    net.connect(b, keepers[0]);
+    assert_eq!(publishers(&net.find(b, "cart.add")), [], "nobody has told it yet");
+    net.connect(a, keepers[0]);
+    net.run();
+    assert_eq!(publishers(&net.find(b, "cart.add")), [a]);
+}
+
+#[test]
 fn a_record_whose_publisher_crashed_expires() {
     let mut net = Net::new();
     net.add(Place::Bootstrap, true);

@@ -62,7 +62,6 @@ impl Dht {
         self.upkeep.tasks.insert(scope.clone(), Task { round: 0, step: Step::Neighbours });
         self.upkeep.due.insert((now.instant, scope));
         self.start_due_upkeep(now);
-        self.announce_unkept(now);
     }
 
     /// Starts the lookups that are due, as many as may be under way.

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::*;
-use crate::directory::REFRESH;
+use crate::directory::{REFRESH, Said};
 
 const ME: NodeId = NodeId::from_bytes([0; 20]);
 const ALICE: NodeId = NodeId::from_bytes([1; 20]);
@@ -34,12 +34,15 @@ impl Desk {
     }
 
     fn found(&mut self, rendezvous: &str, subscribers: &[(NodeId, &str)]) {
-        let nodes = subscribers.iter().map(|(id, pattern)| {
-            let contact = Contact { id: *id, addresses: Vec::new() };
-            (*id, (contact, vec![pattern.parse().unwrap()]))
-        });
-        let found = Subscribers { nodes: nodes.collect() };
+        let found = subscribers.iter().map(|(id, pattern)| self.word(*id, pattern)).collect();
         self.pubsub.handle_found(self.now, rendezvous, Some(found), true);
+    }
+
+    /// It ends at once, so that it stands until a lookup does not show it.
+    fn word(&self, id: NodeId, pattern: &str) -> (NodeId, Said<Subscriber>) {
+        let contact = Contact { id, addresses: Vec::new() };
+        let what = Some((contact, vec![pattern.parse().unwrap()]));
+        (id, Said { order: (1, 1), expiry_ms: self.now.unix_ms, what })
     }
 
     fn pass(&mut self, time: Duration) {
@@ -137,9 +140,8 @@ fn a_refresh_that_is_not_complete_adds_and_takes_nobody_away() {
     desk.found("room", &[(ALICE, "room.temp")]);
     desk.found("*", &[]);
     desk.pass(REFRESH);
-    let contact = Contact { id: BOB, addresses: Vec::new() };
-    let nodes = [(BOB, (contact, vec!["room.*".parse().unwrap()]))].into();
-    desk.pubsub.handle_found(desk.now, "room", Some(Subscribers { nodes }), false);
+    let found = [desk.word(BOB, "room.*")].into();
+    desk.pubsub.handle_found(desk.now, "room", Some(found), false);
     assert!(desk.pubsub.contact(ALICE).is_some() && desk.pubsub.contact(BOB).is_some());
 }
 

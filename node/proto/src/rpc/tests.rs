@@ -1,7 +1,7 @@
 //! One node's calls, with the DHT and the providers played by the test.
 
 use super::*;
-use crate::directory::REFRESH;
+use crate::directory::{REFRESH, Said};
 use rand::SeedableRng;
 
 const ME: NodeId = NodeId::from_bytes([0; 20]);
@@ -45,9 +45,12 @@ impl Desk {
     }
 
     fn found(&mut self, providers: &[NodeId]) {
-        let contacts = providers.iter().map(|id| (*id, Contact { id: *id, addresses: vec![] }));
-        let found = Providers { nodes: contacts.collect() };
-        self.rpc.handle_found(self.now, "add", Some(found), true);
+        // Each ends at once, so that it stands until a lookup does not show it.
+        let found = providers.iter().map(|id| {
+            let what = Some(Contact { id: *id, addresses: vec![] });
+            (*id, Said { order: (1, 1), expiry_ms: self.now.unix_ms, what })
+        });
+        self.rpc.handle_found(self.now, "add", Some(found.collect()), true);
     }
 
     /// The latest attempt is answered so.
