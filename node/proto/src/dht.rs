@@ -241,8 +241,8 @@ impl Dht {
         self.announce_unkept(now);
     }
 
-    /// A connection has ended. With `failed`, the node is taken for gone: it crashed, or said
-    /// goodbye for good. Otherwise it stays in the table, and is connected again when needed.
+    /// A connection has ended. With `failed`, the node is taken for gone: it crashed, or stops.
+    /// Otherwise it stays in the table, and is connected again when needed.
     pub fn handle_disconnected(&mut self, now: Now, node: NodeId, failed: bool) {
         if failed {
             self.tables.remove(node);

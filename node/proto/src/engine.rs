@@ -307,7 +307,7 @@ impl Engine {
         self.dht.handle_connected(now, peer, addresses);
     }
 
-    /// A connection ended; `failed` when nobody said goodbye.
+    /// A connection ended; `failed` unless the node is still there for another one.
     pub fn handle_disconnected(&mut self, now: Now, node: NodeId, failed: bool) {
         self.dht.handle_disconnected(now, node, failed);
     }

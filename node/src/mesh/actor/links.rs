@@ -179,8 +179,8 @@ impl Actor {
         tracing::debug!(%node, %fault, "disconnected");
         entry.link = None;
         let redial = !entry.outbox.is_empty();
-        let polite = matches!(fault.code, Code::Goodbye | Code::Superseded | Code::Draining);
-        self.engine.handle_disconnected(clock::now(), node, !polite);
+        let comes_back = matches!(fault.code, Code::Goodbye | Code::Superseded);
+        self.engine.handle_disconnected(clock::now(), node, !comes_back);
         if fault.code == Code::Draining {
             self.engine.handle_left(node);
         }
