@@ -49,9 +49,10 @@ impl Default for Schedule {
             every: Duration::from_secs(30),
             at_least: Duration::from_secs(1),
             patience: Duration::from_secs(10),
+            // Gateways start before the bootstraps have their volumes: they shall not sleep when those come.
             backoff: Backoff {
                 first: Duration::from_millis(500),
-                longest: Duration::from_secs(30),
+                longest: Duration::from_secs(5),
             },
         }
     }
