@@ -50,10 +50,7 @@ impl Default for Schedule {
             at_least: Duration::from_secs(1),
             patience: Duration::from_secs(10),
             // Gateways start before the bootstraps have their volumes: they shall not sleep when those come.
-            backoff: Backoff {
-                first: Duration::from_millis(500),
-                longest: Duration::from_secs(5),
-            },
+            backoff: Backoff { first: Duration::from_millis(500), longest: Duration::from_secs(5) },
         }
     }
 }
