@@ -43,6 +43,8 @@ metrics! {
     lookup_requests: Counter = "Requests sent by DHT lookups";
     dht_contacts: Gauge = "Nodes in the DHT's routing tables";
     dht_records: Gauge = "DHT records stored for other nodes";
+    dht_leases: Gauge = "Leases given to nodes that follow a key";
+    dht_followed: Gauge = "Names that this node follows in the DHT";
 
     // Connections between nodes.
     connections: Gauge = "Open QUIC connections to other nodes";

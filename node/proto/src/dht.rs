@@ -13,6 +13,8 @@
 //! | `answer` | what it answers to requests |
 //! | `ask` | its requests and lookups under way |
 //! | `gather` | the records that a lookup has found |
+//! | `follow` | the names that it follows: looked up once, and told as they change |
+//! | `lease` | the keys that others follow, and what they are told |
 //! | `announce` | its own records, republished until withdrawn |
 //! | `upkeep` | the lookups that fill and refresh the tables |
 
@@ -20,7 +22,9 @@ mod announce;
 mod answer;
 mod ask;
 mod bucket;
+mod follow;
 mod gather;
+mod lease;
 pub mod lookup;
 pub mod store;
 mod table;
@@ -32,6 +36,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use macula_identity::{Chain, Identity, NodeId, NodeKey, Place};
+use rand::Rng;
 use rand::rngs::StdRng;
 
 use crate::error::{Code, Fault};
@@ -42,12 +47,17 @@ use crate::wire::{Contact, MAX_ADDRESSES, message};
 
 pub use crate::record::Trust;
 pub use bucket::K;
+pub use follow::Change;
 pub use gather::{Found, FoundRecord};
 pub use table::MAX_REALMS;
 
 /// A contact of which nothing was heard for this long is pinged before a full bucket prefers it to
 /// a new one. Half of what idle connections last.
 const STALE_AFTER: Duration = Duration::from_secs(60);
+
+/// How long what a publisher said still stands here when the connection to it has failed. If it lives
+/// it has noticed too, and says it again.
+const DOUBT: Duration = Duration::from_secs(60);
 
 /// How a node takes part.
 #[derive(Clone, Debug)]
@@ -67,7 +77,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            record_ttl: Duration::from_secs(120),
+            record_ttl: Duration::from_secs(600),
             request_timeout: Duration::from_secs(2),
             slow_after: Duration::from_millis(500),
             refresh_every: Duration::from_secs(600),
@@ -121,6 +131,19 @@ pub enum Output {
         lookup: LookupId,
         /// What it found.
         found: Found,
+    },
+    /// What stands under a followed name has changed, a look at it has ended, or it is held no longer.
+    Followed {
+        /// A subscriber's or a provider's.
+        kind: Kind,
+        /// The rendezvous or the procedure.
+        name: String,
+        /// For whom something else stands now.
+        changes: Vec<Change>,
+        /// Whether a look has ended: what stands is known, as far as it can be.
+        looked: bool,
+        /// Whether a storer tells of changes. If not, a fresh look may show more.
+        held: bool,
     },
     /// A round of an announcement has ended: the first, or one that repeats it.
     Announced {
@@ -180,6 +203,8 @@ pub struct Dht {
     lookups: BTreeMap<LookupId, ask::Running>,
     announcements: announce::Announcements,
     upkeep: upkeep::Upkeep,
+    leases: lease::Leases,
+    following: follow::Following,
     next_lookup: u64,
     outputs: VecDeque<Output>,
     counters: Counters,
@@ -188,8 +213,10 @@ pub struct Dht {
 impl Dht {
     /// A node that knows nobody yet.
     #[must_use]
-    pub fn new(config: Config, me: Arc<Me>, trust: Trust, rng: StdRng) -> Self {
+    pub fn new(config: Config, me: Arc<Me>, trust: Trust, mut rng: StdRng) -> Self {
         Self {
+            leases: lease::Leases::new(rng.random()),
+            following: follow::Following::default(),
             tables: table::Tables::new(&me.identity),
             store: store::Store::new(config.store),
             config,
@@ -233,12 +260,16 @@ impl Dht {
         if contact.addresses.is_empty() {
             return;
         }
+        let is_new = self.tables.get(peer.id).is_none();
         let doubtful = self.tables.insert(now.instant, scope.clone(), contact);
         if let Some(contact) = doubtful {
             self.ping(now, contact);
         }
         self.join(now, scope);
         self.announce_unkept(now);
+        if is_new {
+            self.announce_nearer(now, peer.id);
+        }
     }
 
     /// A connection has ended. With `failed`, the node is taken for gone: it crashed, or stops.
@@ -248,6 +279,10 @@ impl Dht {
             self.tables.remove(node);
             self.fail_requests_of(now, node);
             self.announce_lost(now, node);
+            self.drop_leases(node);
+            self.push_lost(now, node);
+            self.store.doubt(node, now.after(DOUBT));
+            self.follow_failed(now, node);
         }
     }
 
@@ -257,6 +292,9 @@ impl Dht {
         self.time_out_requests(now);
         self.start_due_rounds(now);
         self.start_due_upkeep(now);
+        self.push_due(now);
+        self.follow_due(now);
+        self.guard_due(now);
     }
 
     /// When to call [`Dht::handle_timeout`], and why.
@@ -267,6 +305,8 @@ impl Dht {
             self.requests.poll_timeout(),
             self.announcements.poll_timeout(),
             self.upkeep.poll_timeout(),
+            self.leases.poll_timeout(),
+            self.following.poll_timeout(),
         ])
     }
 
@@ -333,6 +373,12 @@ impl Dht {
         self.store.bytes()
     }
 
+    /// How many leases others hold here.
+    #[must_use]
+    pub fn leases(&self) -> usize {
+        self.leases.len()
+    }
+
     /// How many lookups are under way.
     #[must_use]
     pub fn lookups(&self) -> usize {
@@ -371,6 +417,8 @@ fn is_gone(fault: &Fault) -> bool {
             | Code::StaleIncarnation
             | Code::StaleSequence
             | Code::QuotaExceeded
+            | Code::TooManyWatches
+            | Code::NotWatching
             | Code::InvalidName
             | Code::InvalidRequest
     )

@@ -1,94 +1,80 @@
-//! What the DHT said lately about a name: who subscribes under it, who provides it.
+//! What is known of the names in use: who subscribes under each, who provides it.
 //!
-//! Until watch exists, an entry in use is asked for again every [`REFRESH`], kept when that fails,
-//! and asked for again by whoever finds it empty. Pub/sub and RPC each own one.
-//!
-//! What a publisher said stands until it says otherwise, or until it ends: that a lookup does not show
-//! it means no more than that its keepers have lost it, as all do when all of them start again at once.
+//! The DHT follows a name from its first use on, and tells of every change; so a second publish or
+//! call asks nobody. Only while no storer holds a lease, and what is known may be old, does whoever
+//! finds nobody ask again. A name that nobody used for a while is followed no longer. Pub/sub and RPC
+//! each own one.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use macula_identity::NodeId;
 
 use crate::time::{Deadline, Now};
 
-/// How often an entry in use is looked up again.
-pub const REFRESH: Duration = Duration::from_secs(5);
-/// An entry that nobody used for this long is forgotten.
-const IDLE: Duration = Duration::from_secs(60);
-/// The most names that are remembered; past it the longest unused is forgotten.
+/// A name that nobody used for this long is followed no longer.
+pub const IDLE: Duration = Duration::from_secs(300);
+/// The most names that are followed; past it the longest unused makes room.
 const CAPACITY: usize = 4096;
-/// The most publishers that are remembered under one name; past it those are forgotten that end first.
-const PUBLISHERS: usize = 512;
 
-/// What one publisher says under a name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Said<T> {
-    /// Of two that it said the later is the greater: [`crate::record::Record::order`].
-    pub order: (u64, u64),
-    /// When it ends, in milliseconds since 1970.
-    pub expiry_ms: u64,
-    /// What it says; nothing when it has taken back what it said before.
-    pub what: Option<T>,
+/// What the directory asks of the DHT.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ask {
+    /// Look this name up now, and tell what changes from then on.
+    Follow(String),
+    /// It is not in use any more.
+    Unfollow(String),
 }
 
-/// What a lookup found under a name, by publisher.
-pub type Found<T> = BTreeMap<NodeId, Said<T>>;
+/// What is news about a name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct News<T> {
+    /// Of these publishers something else stands now, or nothing.
+    pub changes: Vec<(NodeId, Option<T>)>,
+    /// A look has ended, well or badly.
+    pub looked: bool,
+    /// Whether changes are told as they happen.
+    pub held: bool,
+}
 
-/// Names and what was found under them.
+/// Names, and what stands under them.
 #[derive(Debug)]
 pub struct Directory<T> {
     entries: BTreeMap<String, Entry<T>>,
-    to_find: VecDeque<String>,
+    /// By when each was used, as far as was noted: looked at again when it would be unused by that.
+    idle: BTreeSet<(Instant, String)>,
+    asks: VecDeque<Ask>,
 }
 
-/// A lookup that starts at or after somebody asked. Compared with what has completed.
+/// A look that starts at or after somebody asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Ticket(u64);
 
-#[derive(Debug)]
-struct Entry<T> {
-    said: Found<T>,
-    /// Lookups begun and completed; one is under way while they differ.
-    begun: u64,
-    completed: u64,
-    /// The newest lookup that somebody waits for.
-    wanted: u64,
-    used: Instant,
-    refresh_at: Instant,
+impl Ticket {
+    /// Of whoever has nothing to wait for.
+    pub const NONE: Self = Self(0);
 }
 
-impl<T> Entry<T> {
-    fn standing(&self) -> impl Iterator<Item = (NodeId, &T)> {
-        self.said.iter().filter_map(|(node, said)| Some((*node, said.what.as_ref()?)))
-    }
-
-    fn merge(&mut self, now: Now, found: Found<T>, complete: bool) {
-        if complete {
-            self.said.retain(|node, said| now.unix_ms < said.expiry_ms || found.contains_key(node));
-        }
-        for (node, said) in found {
-            if self.said.get(&node).is_none_or(|known| known.order <= said.order) {
-                self.said.insert(node, said);
-            }
-        }
-        while self.said.len() > PUBLISHERS {
-            let first = self.said.iter().min_by_key(|(_, said)| said.expiry_ms);
-            let first = *first.expect("there are more than none").0;
-            self.said.remove(&first);
-        }
-    }
+#[derive(Debug)]
+struct Entry<T> {
+    said: BTreeMap<NodeId, T>,
+    /// Looks begun and completed; one is under way while they differ.
+    begun: u64,
+    completed: u64,
+    /// The newest look that somebody waits for.
+    wanted: u64,
+    used: Instant,
+    held: bool,
 }
 
 impl<T> Directory<T> {
     /// An empty directory.
     #[must_use]
-    pub fn new() -> Self {
-        Self { entries: BTreeMap::new(), to_find: VecDeque::new() }
+    pub const fn new() -> Self {
+        Self { entries: BTreeMap::new(), idle: BTreeSet::new(), asks: VecDeque::new() }
     }
 
-    /// Whether the name's first lookup has completed. Counts as use.
+    /// Whether the name's first look has completed. Counts as use.
     pub fn is_known(&mut self, now: Now, name: &str) -> bool {
         self.entries.get_mut(name).is_some_and(|entry| {
             entry.used = now.instant;
@@ -98,89 +84,84 @@ impl<T> Directory<T> {
 
     /// What stands under the name.
     pub fn get(&self, name: &str) -> impl Iterator<Item = (NodeId, &T)> {
-        self.entries.get(name).into_iter().flat_map(Entry::standing)
+        let said = self.entries.get(name).into_iter().flat_map(|entry| &entry.said);
+        said.map(|(node, what)| (*node, what))
     }
 
-    /// Asks for a lookup that starts now or later. One that is under way began too early to have
-    /// seen everything, so another follows it.
+    /// Asks for a look that starts now or later: [`Ticket::NONE`] when what is known is told of as it
+    /// changes. One that is under way began too early to have seen everything, so another follows it.
     pub fn ask(&mut self, now: Now, name: &str) -> Ticket {
         if !self.entries.contains_key(name) {
             self.make_room();
-            let entry = Entry {
-                said: Found::new(),
-                begun: 0,
-                completed: 0,
-                wanted: 0,
-                used: now.instant,
-                refresh_at: now.instant + REFRESH,
-            };
+            let said = BTreeMap::new();
+            let used = now.instant;
+            let entry = Entry { said, begun: 0, completed: 0, wanted: 0, used, held: false };
             self.entries.insert(name.to_owned(), entry);
+            self.idle.insert((used, name.to_owned()));
         }
         let entry = self.entries.get_mut(name).expect("inserted above");
         entry.used = now.instant;
+        if entry.held && entry.completed > 0 {
+            return Ticket::NONE;
+        }
         entry.wanted = entry.begun + 1;
         let ticket = Ticket(entry.wanted);
         self.begin(name);
         ticket
     }
 
-    /// As [`Directory::ask`] when `needed`; else a ticket that has completed.
-    pub fn ask_if(&mut self, now: Now, name: &str, needed: bool) -> Ticket {
-        if needed { self.ask(now, name) } else { Ticket(0) }
-    }
-
-    /// Whether the lookup behind the ticket has completed, well or badly; also when the name was
+    /// Whether the look behind the ticket has completed, well or badly; also when the name was
     /// forgotten meanwhile.
     #[must_use]
     pub fn has_completed(&self, name: &str, ticket: Ticket) -> bool {
         self.entries.get(name).is_none_or(|entry| entry.completed >= ticket.0)
     }
 
-    /// The lookup of this name ended. `None`: it failed, and all that was known is kept. One that is
-    /// not `complete` adds, and takes nothing away.
-    /// Gives whether what is known may have changed.
-    pub fn on_found(
-        &mut self,
-        now: Now,
-        name: &str,
-        found: Option<Found<T>>,
-        complete: bool,
-    ) -> bool {
+    /// There is news about a name. Gives whether what stands has changed.
+    pub fn on_news(&mut self, name: &str, news: News<T>) -> bool {
+        let News { changes, looked, held } = news;
         let Some(entry) = self.entries.get_mut(name) else { return false };
-        entry.completed = entry.begun;
-        entry.refresh_at = now.instant + REFRESH;
-        let changed = found.is_some();
-        if let Some(found) = found {
-            entry.merge(now, found, complete);
+        entry.held = held;
+        let changed = !changes.is_empty();
+        for (node, what) in changes {
+            match what {
+                Some(what) => entry.said.insert(node, what),
+                None => entry.said.remove(&node),
+            };
         }
-        if entry.wanted > entry.begun {
-            self.begin(name);
+        if looked {
+            entry.completed = entry.begun;
+            if entry.wanted > entry.begun {
+                self.begin(name);
+            }
         }
         changed
     }
 
-    /// The node has left, or has said itself that it is not what the name stands for: nothing that it
-    /// said stands any more, under this name or any, unless it is found again. Gives whether
-    /// something did.
-    pub fn forget(&mut self, node: NodeId, name: Option<&str>) -> bool {
-        let entries = self.entries.iter_mut();
-        let entries = entries.filter(|(key, _)| name.is_none_or(|name| name == key.as_str()));
-        entries.filter_map(|(_, entry)| entry.said.remove(&node)).count() > 0
+    /// The node has said itself that it is not what the name stands for: it is not taken for it until
+    /// it says otherwise.
+    pub fn forget(&mut self, node: NodeId, name: &str) {
+        if let Some(entry) = self.entries.get_mut(name) {
+            entry.said.remove(&node);
+        }
     }
 
-    /// Begins due refreshes and forgets unused names. Gives whether anything was forgotten.
+    /// Follows unused names no longer. Gives whether there were any.
     pub fn handle_timeout(&mut self, now: Now) -> bool {
         let before = self.entries.len();
-        self.entries
-            .retain(|_, entry| now.instant < entry.used + IDLE || entry.begun > entry.completed);
-        let due: Vec<String> = self
-            .entries
-            .iter()
-            .filter(|(_, entry)| entry.begun == entry.completed && entry.refresh_at <= now.instant)
-            .map(|(name, _)| name.clone())
-            .collect();
-        for name in due {
-            self.begin(&name);
+        while let Some((since, _)) = self.idle.first()
+            && *since + IDLE <= now.instant
+        {
+            let (since, name) = self.idle.pop_first().expect("looked at above");
+            let entry = &self.entries[&name];
+            if entry.used > since {
+                self.idle.insert((entry.used, name));
+            } else if entry.begun != entry.completed {
+                // It is waited for, and looked at again later.
+                self.idle.insert((now.instant, name));
+            } else {
+                self.remove(&name);
+            }
         }
         self.entries.len() < before
     }
@@ -188,35 +169,33 @@ impl<T> Directory<T> {
     /// When to call [`Directory::handle_timeout`].
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Deadline> {
-        let idle = self.entries.values().filter(|entry| entry.begun == entry.completed);
-        idle.map(|entry| entry.refresh_at.min(entry.used + IDLE))
-            .min()
-            .map(|at| Deadline { at, reason: "directory refresh" })
+        self.idle.first().map(|(since, _)| Deadline::new(*since + IDLE, "unused name"))
     }
 
-    /// The next name to look up in the DHT.
-    pub fn poll_find(&mut self) -> Option<String> {
-        self.to_find.pop_front()
+    /// What to ask of the DHT next.
+    pub fn poll_ask(&mut self) -> Option<Ask> {
+        self.asks.pop_front()
     }
 
     /// What the node says under one name of those under which it says something.
     #[must_use]
     pub fn find(&self, node: NodeId) -> Option<&T> {
-        self.entries.values().find_map(|entry| entry.said.get(&node)?.what.as_ref())
+        self.entries.values().find_map(|entry| entry.said.get(&node))
     }
 
     /// What stands under every name.
     pub fn all(&self) -> impl Iterator<Item = (NodeId, &T)> {
-        self.entries.values().flat_map(Entry::standing)
+        let said = self.entries.values().flat_map(|entry| &entry.said);
+        said.map(|(node, what)| (*node, what))
     }
 
-    /// How many names are remembered.
+    /// How many names are followed.
     #[must_use]
     pub fn len(&self) -> usize {
         self.entries.len()
     }
 
-    /// Whether nothing is remembered.
+    /// Whether no name is.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
@@ -226,8 +205,13 @@ impl<T> Directory<T> {
         let entry = self.entries.get_mut(name).expect("callers have looked it up");
         if entry.begun == entry.completed {
             entry.begun += 1;
-            self.to_find.push_back(name.to_owned());
+            self.asks.push_back(Ask::Follow(name.to_owned()));
         }
+    }
+
+    fn remove(&mut self, name: &str) {
+        self.entries.remove(name);
+        self.asks.push_back(Ask::Unfollow(name.to_owned()));
     }
 
     fn make_room(&mut self) {
@@ -236,7 +220,8 @@ impl<T> Directory<T> {
         }
         let idle = self.entries.iter().filter(|(_, entry)| entry.begun == entry.completed);
         if let Some(name) = idle.min_by_key(|(_, entry)| entry.used).map(|(name, _)| name.clone()) {
-            self.entries.remove(&name);
+            self.idle.retain(|(_, noted)| *noted != name);
+            self.remove(&name);
         }
     }
 }

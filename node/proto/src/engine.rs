@@ -17,14 +17,14 @@ use macula_identity::{Identity, NodeId, Place, RealmName};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use crate::dht::{self, Dht, Found, FoundRecord, LookupId, Me, Trust};
-use crate::directory::{self, Said};
+use crate::dht::{self, Change, Dht, Found, LookupId, Me, Trust};
+use crate::directory::{Ask, News};
 use crate::error::{Code, Fault};
 use crate::key::{Key, Kind, Scope};
 use crate::name::{ProcedureName, TopicName, TopicPattern};
 use crate::payload::Payload;
 use crate::pubsub::{self, Message, PubSub, PublishId, SubscriptionId};
-use crate::record::{self, Record, VerifiedRecord};
+use crate::record;
 use crate::rpc::{self, AttemptId, CallId, Incoming, Rpc};
 use crate::time::{Deadline, Now};
 use crate::wire::{Contact, message};
@@ -105,9 +105,9 @@ pub enum Output {
         /// Why one of those that refused did so.
         refused: Option<Fault>,
     },
-    /// A lookup of the DHT is done. What was for the engine itself, it has used.
+    /// A lookup of the DHT is done.
     LookedUp {
-        /// As [`Engine::find_nodes`] or [`Engine::find_values`] gave it; others are the engine's.
+        /// As [`Engine::find_nodes`] or [`Engine::find_values`] gave it.
         lookup: LookupId,
         /// What it found, and how many nodes it asked.
         found: Found,
@@ -134,7 +134,6 @@ pub struct Engine {
     requests: BTreeMap<RequestId, Purpose>,
     by_dht: BTreeMap<dht::RequestId, RequestId>,
     by_attempt: BTreeMap<AttemptId, RequestId>,
-    lookups: BTreeMap<LookupId, (Kind, String)>,
     next_request: u64,
     outputs: VecDeque<Output>,
 }
@@ -166,7 +165,6 @@ impl Engine {
             requests: BTreeMap::new(),
             by_dht: BTreeMap::new(),
             by_attempt: BTreeMap::new(),
-            lookups: BTreeMap::new(),
             next_request: 1,
             outputs: VecDeque::new(),
         }
@@ -314,8 +312,7 @@ impl Engine {
 
     /// A node has left the mesh on purpose: its subscriptions and procedures went with it.
     pub fn handle_left(&mut self, node: NodeId) {
-        self.pubsub.handle_left(node);
-        self.rpc.handle_left(node);
+        self.dht.forget_publisher(node);
     }
 
     /// A request arrived.
@@ -427,7 +424,7 @@ impl Engine {
 
     fn on_pubsub(&mut self, now: Now, output: pubsub::Output) {
         let output = match output {
-            pubsub::Output::Find(name) => return self.find(now, Kind::Subscriber, name),
+            pubsub::Output::Ask(ask) => return self.ask(now, Kind::Subscriber, ask),
             pubsub::Output::Announce { rendezvous, patterns } if patterns.is_empty() => {
                 return self.dht.withdraw(now, Kind::Subscriber, &rendezvous);
             }
@@ -445,7 +442,7 @@ impl Engine {
 
     fn on_rpc(&mut self, now: Now, output: rpc::Output) {
         match output {
-            rpc::Output::Find(name) => self.find(now, Kind::Provider, name),
+            rpc::Output::Ask(ask) => self.ask(now, Kind::Provider, ask),
             rpc::Output::Announce(procedure) => {
                 self.dht.announce(now, record::Kind::Provider, procedure.as_str());
             }
@@ -495,10 +492,10 @@ impl Engine {
                 }
             }
             dht::Output::Found { lookup, found } => {
-                if let Some((kind, name)) = self.lookups.remove(&lookup) {
-                    self.on_found(now, kind, &name, &found);
-                }
                 self.outputs.push_back(Output::LookedUp { lookup, found });
+            }
+            dht::Output::Followed { kind, name, changes, looked, held } => {
+                self.on_followed(now, kind, &name, changes, (looked, held));
             }
             dht::Output::Announced { kind, name, stored, refused } => {
                 self.outputs.push_back(Output::Announced { kind, name, stored, refused });
@@ -507,28 +504,42 @@ impl Engine {
         }
     }
 
-    /// A lookup that nobody answered has failed; one that was not complete keeps what it found.
-    fn on_found(&mut self, now: Now, kind: Kind, name: &str, found: &Found) {
-        let complete = found.complete;
+    fn on_followed(
+        &mut self,
+        now: Now,
+        kind: Kind,
+        name: &str,
+        changes: Vec<Change>,
+        (looked, held): (bool, bool),
+    ) {
+        let changes = changes.into_iter().map(|Change { publisher, says }| {
+            let says = says.map(|found| {
+                let to = Contact { id: publisher, addresses: found.addresses };
+                (to, found.record.record.kind)
+            });
+            (publisher, says)
+        });
         match kind {
             Kind::Subscriber => {
-                let found = said(found, |to, record| match &record.kind {
-                    record::Kind::Subscriber { patterns } => Some((to, patterns.clone())),
-                    record::Kind::Provider => None,
+                let changes = changes.map(|(publisher, says)| {
+                    (publisher, says.map(|(to, kind)| (to, kind.patterns().to_vec())))
                 });
-                self.pubsub.handle_found(now, name, found, complete);
+                let news = News { changes: changes.collect(), looked, held };
+                self.pubsub.handle_news(name, news);
             }
             Kind::Provider => {
-                let found = said(found, |to, _| Some(to));
-                self.rpc.handle_found(now, name, found, complete);
+                let changes = changes.map(|(publisher, says)| (publisher, says.map(|(to, _)| to)));
+                let news = News { changes: changes.collect(), looked, held };
+                self.rpc.handle_news(now, name, news);
             }
         }
     }
 
-    fn find(&mut self, now: Now, kind: Kind, name: String) {
-        let realm = self.realm.clone().expect("commands of infrastructure were refused");
-        let lookup = self.dht.find_values(now, &realm, kind, &name);
-        self.lookups.insert(lookup, (kind, name));
+    fn ask(&mut self, now: Now, kind: Kind, ask: Ask) {
+        match ask {
+            Ask::Follow(name) => self.dht.follow(now, kind, &name),
+            Ask::Unfollow(name) => self.dht.unfollow(kind, &name),
+        }
     }
 
     fn request(&mut self, purpose: Purpose) -> RequestId {
@@ -545,25 +556,6 @@ impl Engine {
         let because = "infrastructure belongs to no realm, so it has no topics or procedures";
         Err(Fault::new(Code::Unsupported, because))
     }
-}
-
-/// What a lookup found, by publisher; nothing when nobody answered.
-fn said<T>(
-    found: &Found,
-    what: impl Fn(Contact, &Record) -> Option<T>,
-) -> Option<directory::Found<T>> {
-    let Found { records, withdrawn, complete, .. } = found;
-    let word = |record: &VerifiedRecord, what| {
-        let Record { expiry_ms, .. } = record.record;
-        (record.publisher.id, Said { order: record.record.order(), expiry_ms, what })
-    };
-    let standing = records.iter().map(|FoundRecord { record, addresses }| {
-        let to = Contact { id: record.publisher.id, addresses: addresses.clone() };
-        word(record, what(to, &record.record))
-    });
-    let words: directory::Found<T> =
-        standing.chain(withdrawn.iter().map(|record| word(record, None))).collect();
-    (*complete || !words.is_empty()).then_some(words)
 }
 
 /// What another node says went wrong. A code of a later version is `internal`, with its words.

@@ -188,6 +188,12 @@ table! {
     QuotaExceeded = 0x45, "quota_exceeded", 429, retry, "the publisher's share is used up",
         "What one publisher may make a node remember is bounded.",
         "Withdraw what is no longer needed.";
+    TooManyWatches = 0x46, "too_many_watches", 429, retry, "no more leases are given",
+        "What one node, and what all of them, may have a storer watch for them is bounded.",
+        "Nothing: the key is asked for again at intervals instead.";
+    NotWatching = 0x47, "not_watching", 410, final, "the node does not watch this key",
+        "It has stopped, or it never asked.",
+        "Nothing: its lease is forgotten.";
 
     // Pub/sub and RPC: 0x60..
     NoProvider = 0x60, "no_provider", 404, retry, "nobody provides the procedure",

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use macula_identity::NodeId;
 
-use crate::directory::{Directory, Found, Ticket};
+use crate::directory::{Ask, Directory, News, Ticket};
 use crate::error::{Code, Fault};
 use crate::name::{ANY, TopicName, TopicPattern};
 use crate::payload::Payload;
@@ -59,8 +59,9 @@ pub struct Message {
 /// What the shell does.
 #[derive(Debug)]
 pub enum Output {
-    /// Find who subscribes under this rendezvous; answer with [`PubSub::handle_found`].
-    Find(String),
+    /// Find who subscribes under this rendezvous, and tell of it by [`PubSub::handle_news`]; or tell
+    /// no longer.
+    Ask(Ask),
     /// Announce these patterns under this rendezvous; none: withdraw.
     Announce {
         /// The first literal segment, or `*`.
@@ -120,7 +121,7 @@ pub type Subscriber = (Contact, Vec<TopicPattern>);
 
 /// The subscriptions of this node, and its cached knowledge of others'.
 ///
-/// Drive it: commands, [`PubSub::handle_found`], [`PubSub::handle_message`], and
+/// Drive it: commands, [`PubSub::handle_news`], [`PubSub::handle_message`], and
 /// [`PubSub::handle_timeout`] at [`PubSub::poll_timeout`]; after each, drain
 /// [`PubSub::poll_output`].
 #[derive(Debug)]
@@ -229,6 +230,13 @@ impl PubSub {
                 return;
             }
         }
+        // Nobody known: perhaps somebody has come since the last look, unless that would have been told.
+        let tickets = tickets.unwrap_or_else(|| keys.map(|key| self.remote.ask(now, key)));
+        if tickets == [Ticket::NONE; 2] {
+            let route = self.route(&topic);
+            self.send(id, topic, payload, route);
+            return;
+        }
         if self.waiting.len() >= MAX_WAITING
             || self.waiting_bytes + payload.body.len() > MAX_WAITING_BYTES
         {
@@ -237,23 +245,18 @@ impl PubSub {
             self.outputs.push_back(Output::Published { id, result });
             return;
         }
-        // Nobody known: perhaps somebody has come since the last look.
-        let tickets = tickets.unwrap_or_else(|| keys.map(|key| self.remote.ask(now, key)));
         self.waiting_bytes += payload.body.len();
         self.waiting.push_back(Waiting { id, topic, payload, tickets });
     }
 
-    /// What a lookup of [`Output::Find`] gave; `None` when it failed. One that is not `complete`
-    /// adds to what was known, and takes nothing away.
-    pub fn handle_found(
-        &mut self,
-        now: Now,
-        rendezvous: &str,
-        found: Option<Found<Subscriber>>,
-        complete: bool,
-    ) {
-        if self.remote.on_found(now, rendezvous, found, complete) {
+    /// There is news about a rendezvous.
+    pub fn handle_news(&mut self, rendezvous: &str, news: News<Subscriber>) {
+        let looked = news.looked;
+        if self.remote.on_news(rendezvous, news) {
             self.rebuild_routes();
+        }
+        if !looked {
+            return;
         }
         for publish in std::mem::take(&mut self.waiting) {
             let keys = [first_segment(&publish.topic), ANY];
@@ -265,13 +268,6 @@ impl PubSub {
             } else {
                 self.waiting.push_back(publish);
             }
-        }
-    }
-
-    /// The node has left on purpose: nothing is sent to it any more, unless it is found again.
-    pub fn handle_left(&mut self, node: NodeId) {
-        if self.remote.forget(node, None) {
-            self.rebuild_routes();
         }
     }
 
@@ -299,7 +295,7 @@ impl PubSub {
         }
     }
 
-    /// Refreshes what is in use.
+    /// Forgets what is not in use.
     pub fn handle_timeout(&mut self, now: Now) {
         if self.remote.handle_timeout(now) {
             self.rebuild_routes();
@@ -314,10 +310,7 @@ impl PubSub {
 
     /// The next thing to do.
     pub fn poll_output(&mut self) -> Option<Output> {
-        if let Some(name) = self.remote.poll_find() {
-            return Some(Output::Find(name));
-        }
-        self.outputs.pop_front()
+        self.remote.poll_ask().map(Output::Ask).or_else(|| self.outputs.pop_front())
     }
 
     /// Where a subscriber that a message is for can be reached.

@@ -10,7 +10,7 @@ use macula_identity::NodeId;
 use rand::Rng;
 use rand::rngs::StdRng;
 
-use crate::directory::{Directory, Found, Ticket};
+use crate::directory::{Ask, Directory, News, Ticket};
 use crate::error::{Code, Fault};
 use crate::name::ProcedureName;
 use crate::payload::{self, Payload};
@@ -44,8 +44,8 @@ pub struct AttemptId(pub u64);
 /// What the shell does.
 #[derive(Debug)]
 pub enum Output {
-    /// Find who provides this procedure; answer with [`Rpc::handle_found`].
-    Find(String),
+    /// Find who provides this procedure, and tell of it by [`Rpc::handle_news`]; or tell no longer.
+    Ask(Ask),
     /// Announce that this node provides it.
     Announce(ProcedureName),
     /// Withdraw that.
@@ -213,7 +213,10 @@ impl Rpc {
             wire_id,
             tried: BTreeMap::new(),
             // Replaced before this returns.
-            state: State::Finding(self.providers.ask_if(now, procedure.as_str(), !known)),
+            state: State::Finding(match known {
+                true => Ticket::NONE,
+                false => self.providers.ask(now, procedure.as_str()),
+            }),
             procedure,
             payload,
         };
@@ -253,7 +256,7 @@ impl Rpc {
             }
             Err(fault) if was_not_run(fault.code) => {
                 if fault.code == Code::NoProvider {
-                    self.providers.forget(provider, Some(call.procedure.as_str()));
+                    self.providers.forget(provider, call.procedure.as_str());
                 }
                 call.tried.insert(provider, fault);
                 self.counters.failovers += 1;
@@ -269,21 +272,13 @@ impl Rpc {
         }
     }
 
-    /// The node has left on purpose: it is asked no more, unless it is found again.
-    pub fn handle_left(&mut self, node: NodeId) {
-        self.providers.forget(node, None);
-    }
-
-    /// What a lookup of [`Output::Find`] gave; `None` when it failed. One that is not `complete`
-    /// adds to what was known, and takes nothing away.
-    pub fn handle_found(
-        &mut self,
-        now: Now,
-        procedure: &str,
-        found: Option<Found<Contact>>,
-        complete: bool,
-    ) {
-        self.providers.on_found(now, procedure, found, complete);
+    /// There is news about a procedure.
+    pub fn handle_news(&mut self, now: Now, procedure: &str, news: News<Contact>) {
+        let looked = news.looked;
+        self.providers.on_news(procedure, news);
+        if !looked {
+            return;
+        }
         let ready: Vec<CallId> = self
             .calls
             .iter()
@@ -299,7 +294,7 @@ impl Rpc {
         }
     }
 
-    /// Ends calls whose deadline has passed, and refreshes what is in use.
+    /// Ends calls whose deadline has passed, and forgets what is not in use.
     pub fn handle_timeout(&mut self, now: Now) {
         self.providers.handle_timeout(now);
         let late: Vec<CallId> = self
@@ -334,10 +329,7 @@ impl Rpc {
 
     /// The next thing to do.
     pub fn poll_output(&mut self) -> Option<Output> {
-        if let Some(name) = self.providers.poll_find() {
-            return Some(Output::Find(name));
-        }
-        self.outputs.pop_front()
+        self.providers.poll_ask().map(Output::Ask).or_else(|| self.outputs.pop_front())
     }
 
     /// The procedures that this node offers, in order.
@@ -368,6 +360,10 @@ impl Rpc {
                 self.finish(id, Err(fault));
             } else {
                 let ticket = self.providers.ask(now, procedure.as_str());
+                if ticket == Ticket::NONE {
+                    let fault = self.nobody(id);
+                    return self.finish(id, Err(fault));
+                }
                 self.calls.get_mut(&id).expect("looked up above").state = State::Finding(ticket);
             }
             return;

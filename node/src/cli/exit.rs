@@ -114,6 +114,8 @@ impl Exit {
             | Code::StaleIncarnation
             | Code::StaleSequence
             | Code::QuotaExceeded
+            | Code::TooManyWatches
+            | Code::NotWatching
             | Code::NotFound
             | Code::MethodNotAllowed
             | Code::HeadersTooLarge

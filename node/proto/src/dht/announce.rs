@@ -11,6 +11,7 @@ use macula_identity::NodeId;
 use rand::Rng;
 
 use super::ask::{Goal, Purpose};
+use super::follow::WATCHED;
 use super::{Dht, K, LookupId, Output};
 use crate::error::{Code, Fault};
 use crate::key::{Key, Kind, Scope};
@@ -25,6 +26,15 @@ use message::{request, response};
 const MAX_ROUNDS: usize = 16;
 /// After a round that nobody kept, the next follows this soon, then after twice as long.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// How often the nearest of those who keep something are pinged: it keeps the connections in use, so
+/// that they notice when this node is gone.
+const GUARD_EVERY: Duration = Duration::from_secs(45);
+/// The most that are pinged at a time.
+const MAX_GUARDS: usize = 64;
+/// After a server came that is nearer than those who keep something, the next round follows this soon:
+/// a node that joins meets many.
+const NEARER_AFTER: Duration = Duration::from_secs(2);
 
 /// What is announced: a kind, and a name of that kind.
 type Name = (Kind, String);
@@ -45,6 +55,8 @@ pub(super) struct Announcements {
     /// Rounds under way.
     running: usize,
     sequence: u64,
+    /// When the nearest of those who keep something are pinged next.
+    guard_at: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -79,8 +91,11 @@ impl Phase {
 impl Announcements {
     /// When to call [`Dht::start_due_rounds`].
     pub(super) fn poll_timeout(&self) -> Option<Deadline> {
-        let (at, _) = self.due.first().filter(|_| self.running < MAX_ROUNDS)?;
-        Some(Deadline::new(*at, "record republish"))
+        let due = self.due.first().filter(|_| self.running < MAX_ROUNDS);
+        Deadline::earliest([
+            due.map(|(at, _)| Deadline::new(*at, "record republish")),
+            self.guard_at.map(|at| Deadline::new(at, "keepers are pinged")),
+        ])
     }
 
     /// Changes the phase, and gives the one before.
@@ -141,6 +156,8 @@ impl Dht {
             };
             self.announcements.due.insert((now.instant, name.clone()));
             self.announcements.all.insert(name, announcement);
+            let guard_at = now.after(GUARD_EVERY);
+            self.announcements.guard_at.get_or_insert(guard_at);
         }
         self.start_due_rounds(now);
     }
@@ -200,35 +217,88 @@ impl Dht {
         }
     }
 
+    /// Pings the nearest of those who keep something, when it is time.
+    pub(super) fn guard_due(&mut self, now: Now) {
+        if self.announcements.guard_at.is_none_or(|at| at > now.instant) {
+            return;
+        }
+        let guards: BTreeMap<NodeId, Contact> = self
+            .announcements
+            .all
+            .iter()
+            .flat_map(|(name, announcement)| self.nearest_keepers(name, announcement))
+            .map(|keeper| (keeper.id, keeper.clone()))
+            .take(MAX_GUARDS)
+            .collect();
+        let is_idle = self.announcements.all.is_empty();
+        let spread = self.rng.random_range(0.9..1.0);
+        self.announcements.guard_at = (!is_idle).then(|| now.after(GUARD_EVERY.mul_f64(spread)));
+        for keeper in guards.into_values() {
+            self.ping(now, keeper);
+        }
+    }
+
+    /// Those who keep an announcement and are watched by whoever follows its name.
+    fn nearest_keepers<'a>(
+        &self,
+        (kind, name): &Name,
+        announcement: &'a Announcement,
+    ) -> Vec<&'a Contact> {
+        let Some(realm) = self.my_realm() else { return Vec::new() };
+        let key = Key::of(realm, *kind, name);
+        let mut keepers: Vec<_> = announcement.holders.values().map(|(keeper, _)| keeper).collect();
+        keepers.sort_by_key(|keeper| key.distance(keeper.id));
+        keepers.truncate(WATCHED);
+        keepers
+    }
+
+    /// A server has come: what it is nearer to than some who keep it is announced to it too.
+    pub(super) fn announce_nearer(&mut self, now: Now, server: NodeId) {
+        let Some(realm) = self.my_realm().cloned() else { return };
+        let at = NEARER_AFTER.mul_f64(self.rng.random_range(0.5..1.0));
+        self.hasten(now.after(at), |(kind, name), announcement| {
+            let key = Key::of(&realm, *kind, name);
+            let farthest = announcement.holders.keys().map(|keeper| key.distance(*keeper)).max();
+            let has_room = announcement.holders.len() < K;
+            !announcement.holders.contains_key(&server)
+                && (has_room || farthest.is_none_or(|far| key.distance(server) < far))
+        });
+    }
+
     /// Every announcement is due now.
     pub(super) fn announce_all(&mut self, now: Now) {
-        self.hasten(now, |announcement| {
+        self.hasten(now.instant, |_, announcement| {
             announcement.is_outdated = announcement.phase.is_round();
             true
         });
+        self.start_due_rounds(now);
     }
 
     /// Announcements that nobody keeps are due now: somebody has come who may.
     pub(super) fn announce_unkept(&mut self, now: Now) {
-        self.hasten(now, |announcement| announcement.failures > 0);
+        self.hasten(now.instant, |_, announcement| announcement.failures > 0);
+        self.start_due_rounds(now);
     }
 
     /// Announcements that this node kept, and keeps no longer, are due now.
     pub(super) fn announce_lost(&mut self, now: Now, keeper: NodeId) {
-        self.hasten(now, |announcement| announcement.holders.remove(&keeper).is_some());
+        self.hasten(now.instant, |_, announcement| announcement.holders.remove(&keeper).is_some());
+        self.start_due_rounds(now);
     }
 
-    fn hasten(&mut self, now: Now, mut which: impl FnMut(&mut Announcement) -> bool) {
+    /// The announcements that this picks are due then, unless they are due earlier.
+    fn hasten(&mut self, due: Instant, mut which: impl FnMut(&Name, &mut Announcement) -> bool) {
         let mut names = Vec::new();
         for (name, announcement) in &mut self.announcements.all {
-            if which(announcement) && matches!(announcement.phase, Phase::Waiting { .. }) {
+            if which(name, announcement)
+                && matches!(announcement.phase, Phase::Waiting { due: later } if due < later)
+            {
                 names.push(name.clone());
             }
         }
         for name in names {
-            self.announcements.enter(&name, Phase::Waiting { due: now.instant });
+            self.announcements.enter(&name, Phase::Waiting { due });
         }
-        self.start_due_rounds(now);
     }
 
     fn start_round(&mut self, now: Now, name: Name) {

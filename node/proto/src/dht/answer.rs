@@ -6,10 +6,11 @@ use bytes::Bytes;
 use macula_identity::{Identity, NodeId, Place, RealmName};
 use rand::Rng;
 
+use super::follow::WATCHED;
 use super::{Dht, K, dialable};
 use crate::error::{Code, Fault};
 use crate::key::{Key, Scope};
-use crate::record;
+use crate::record::{self, VerifiedRecord};
 use crate::time::Now;
 use crate::wire::{Contact, message};
 use message::{request, response};
@@ -37,6 +38,10 @@ impl Dht {
         match body {
             request::Body::Ping(message::Ping {}) => Ok(response::Body::Pong(message::Pong {})),
             request::Body::Call(_) => Err(Fault::of(Code::UnknownRequest)),
+            request::Body::Changed(changed) => {
+                self.on_changed(now, from.id, changed)?;
+                Ok(response::Body::Noted(message::Noted {}))
+            }
             request::Body::FindNode(_)
             | request::Body::FindValue(_)
             | request::Body::Store(_)
@@ -48,19 +53,40 @@ impl Dht {
             request::Body::FindNode(message::FindNode { target, realm }) => {
                 let target = place(&target)?;
                 let scope = self.scope_shown_to(from, &realm)?;
-                let closest = self.closest_shown_to(from, target, &scope);
+                let closest = self.closest_shown_to(from, target, &scope, K);
                 Ok(response::Body::Nodes(message::Nodes { closest }))
             }
-            request::Body::FindValue(message::FindValue { key, realm }) => {
+            request::Body::FindValue(message::FindValue { key, realm, lease_ms, has }) => {
                 let key = place(&key)?;
                 let scope = self.scope_shown_to(from, &realm)?;
                 let Scope::Realm(realm) = &scope else {
                     let because = "a key belongs to a realm, and none is named";
                     return Err(Fault::new(Code::InvalidRequest, because));
                 };
-                let (records, truncated) = self.records_of(now, key, realm);
-                let closest = self.closest_shown_to(from, key, &scope);
-                Ok(response::Body::Values(message::Values { records, closest, truncated }))
+                let (records, truncated) =
+                    self.records_since(now, key, realm, self.lacks_from(has));
+                let version = Some(self.version());
+                let (lease_ms, refused) = match lease_ms {
+                    0 => (0, None),
+                    wanted => match self.lease(now, from, observed, (key, realm), wanted) {
+                        Ok(length) => (length, None),
+                        Err(Fault { code, because, .. }) => {
+                            (0, Some(message::Failure { code: code.number(), because }))
+                        }
+                    },
+                };
+                // Who renews a lease has looked already, and wants to see no more than whether
+                // somebody nearer has come.
+                let count = if has.is_some() { WATCHED } else { K };
+                let closest = self.closest_shown_to(from, key, &scope, count);
+                Ok(response::Body::Values(message::Values {
+                    records,
+                    closest,
+                    truncated,
+                    version,
+                    lease_ms,
+                    refused,
+                }))
             }
             request::Body::Store(message::Store { record }) => self
                 .keep(now, from, observed, record, false)
@@ -104,23 +130,26 @@ impl Dht {
         from: &Identity,
         target: Key,
         scope: &Scope,
+        count: usize,
     ) -> Vec<message::Contact> {
-        let closest = self.tables.closest(target, scope, K, Some(from.id));
+        let closest = self.tables.closest(target, scope, count, Some(from.id));
         closest.iter().map(|contact: &Contact| contact.into()).collect()
     }
 
-    /// The records under a key, and whether there are more than fit.
-    fn records_of(
+    /// The records under a key that have come from this count on, and whether there are more than fit.
+    pub(super) fn records_since(
         &mut self,
         now: Now,
         key: Key,
         realm: &RealmName,
+        since: u64,
     ) -> (Vec<message::StoredRecord>, bool) {
         let start = NodeId::from_bytes(self.rng.random());
         // Withdrawals are shown too, and last: they tell the reader what another storer, which
         // could not be reached at the time, still shows.
-        let standing = self.store.find(now, key, realm, start).filter(|(_, e)| !e.withdrawn);
-        let withdrawn = self.store.find(now, key, realm, start).filter(|(_, e)| e.withdrawn);
+        let news = || self.store.find(now, key, realm, start).filter(|(_, e)| e.age >= since);
+        let standing = news().filter(|(_, entry)| !entry.withdrawn);
+        let withdrawn = news().filter(|(_, entry)| entry.withdrawn);
         let mut records = Vec::new();
         let mut bytes = 0;
         for (_, entry) in standing.chain(withdrawn) {
@@ -178,7 +207,7 @@ impl Dht {
         // keeps; it says nothing of where it met them.
         let observed = SocketAddr::new(observed.ip().to_canonical(), observed.port());
         let observed = dialable([observed]).pop().filter(|_| is_own);
-        self.store.insert(now, &verified, observed)
+        self.keep_verified(now, &verified, observed)
     }
 
     /// Keeps a record of this node's own.
@@ -188,7 +217,20 @@ impl Dht {
         signed: &message::SignedRecord,
     ) -> Result<(), Fault> {
         let verified = self.verifier.verify(now, signed)?;
-        self.store.insert(now, &verified, None)
+        self.keep_verified(now, &verified, None)
+    }
+
+    fn keep_verified(
+        &mut self,
+        now: Now,
+        verified: &VerifiedRecord,
+        observed: Option<SocketAddr>,
+    ) -> Result<(), Fault> {
+        if self.store.insert(now, verified, observed)? {
+            self.push_changes(now, verified.record.key());
+            self.follow_own(now, verified, observed);
+        }
+        Ok(())
     }
 }
 

@@ -42,6 +42,12 @@ pub(super) enum Purpose {
     Lookup(LookupId),
     /// One node's part in a round of an announcement or withdrawal.
     Round(announce::Round),
+    /// A lease on a followed name.
+    Lease((Kind, String)),
+    /// To see whether a publisher of a followed name lives.
+    Suspect,
+    /// To tell the holder of a lease what has changed under this key.
+    Push(Key),
 }
 
 impl Requests {
@@ -80,6 +86,8 @@ pub(super) enum Goal {
     Nodes,
     /// The caller wants the records.
     Values(Gathered),
+    /// A followed name wants the records, and who keeps them.
+    Follow(Gathered, (Kind, String)),
     /// A round of an announcement wants to know who shall keep it.
     Round(announce::Round),
     /// The table of this scope wants filling.
@@ -96,16 +104,28 @@ impl Dht {
     /// store as one more, and merges what they have. Ends with [`Output::Found`]. A peer finds
     /// nothing in another realm.
     pub fn find_values(&mut self, now: Now, realm: &RealmName, kind: Kind, name: &str) -> LookupId {
+        let gathered = self.gather(now, realm, kind, name);
+        let (target, scope) = (Key::of(realm, kind, name), Scope::Realm(realm.clone()));
+        self.start_lookup(now, target, scope, Goal::Values(gathered))
+    }
+
+    /// What this node's own store has under a name.
+    pub(super) fn gather(
+        &mut self,
+        now: Now,
+        realm: &RealmName,
+        kind: Kind,
+        name: &str,
+    ) -> Gathered {
         let target = Key::of(realm, kind, name);
         let mut gathered = Gathered::new(realm.clone(), target);
-        let scope = Scope::Realm(realm.clone());
-        if self.serves(&scope) {
+        if self.serves(&Scope::Realm(realm.clone())) {
             for (_, entry) in self.store.find(now, target, realm, self.me.identity.id) {
                 let addresses = entry.addresses.clone();
                 gathered.add(now, &mut self.verifier, &entry.signed, addresses);
             }
         }
-        self.start_lookup(now, target, scope, Goal::Values(gathered))
+        gathered
     }
 
     pub(super) fn start_lookup(
@@ -152,7 +172,10 @@ impl Dht {
             Goal::Nodes | Goal::Round(_) | Goal::Upkeep => {
                 request::Body::FindNode(message::FindNode { target: place, realm })
             }
-            Goal::Values(_) => request::Body::FindValue(message::FindValue { key: place, realm }),
+            Goal::Values(_) | Goal::Follow(..) => {
+                let (key, lease_ms, has) = (place, 0, None);
+                request::Body::FindValue(message::FindValue { key, realm, lease_ms, has })
+            }
         };
         for contact in to_ask {
             let request = self.send(now, contact, body.clone(), Purpose::Lookup(id));
@@ -164,12 +187,14 @@ impl Dht {
         self.counters.lookups_finished += 1;
         let Running { lookup, scope, goal } = running;
         let is_complete = lookup.is_complete() && (lookup.answered() > 0 || self.serves(&scope));
-        let gathered = match goal {
-            Goal::Nodes => None,
-            Goal::Values(gathered) => Some(gathered),
+        let (mut gathered, name) = match goal {
+            Goal::Nodes => (None, None),
+            Goal::Values(gathered) => (Some(gathered), None),
+            Goal::Follow(gathered, name) => (Some(gathered), Some(name)),
             Goal::Round(round) => return self.on_keepers(now, &round, lookup.closest()),
             Goal::Upkeep => return self.on_upkept(now, scope),
         };
+        let versions = gathered.as_mut().map(Gathered::take_versions).unwrap_or_default();
         let (records, withdrawn, is_truncated) = gathered.map(Gathered::finish).unwrap_or_default();
         let found = Found {
             records,
@@ -179,7 +204,10 @@ impl Dht {
             answered: lookup.answered(),
             complete: is_complete && !is_truncated,
         };
-        self.outputs.push_back(Output::Found { lookup: id, found });
+        match name {
+            Some(name) => self.on_looked(now, &name, found, versions),
+            None => self.outputs.push_back(Output::Found { lookup: id, found }),
+        }
     }
 
     pub(super) fn send(
@@ -222,7 +250,8 @@ impl Dht {
             | response::Body::Values(_)
             | response::Body::Stored(_)
             | response::Body::Deleted(_)
-            | response::Body::Answer(_) => Ok(body),
+            | response::Body::Answer(_)
+            | response::Body::Noted(_) => Ok(body),
         });
         match &result {
             Err(fault) if is_gone(fault) => self.tables.remove(to),
@@ -236,6 +265,9 @@ impl Dht {
                 self.drive(now, lookup);
             }
             Purpose::Round(round) => self.on_round_response(now, &round, result),
+            Purpose::Lease(name) => self.on_lease_response(now, &name, (to, id), result),
+            Purpose::Suspect => self.on_suspect_response(now, to, &result),
+            Purpose::Push(key) => self.on_push_response(now, (key, to), id, result),
         }
     }
 
@@ -248,12 +280,18 @@ impl Dht {
     ) {
         let Some(running) = self.lookups.get_mut(&id) else { return };
         let contacts = match (&mut running.goal, result) {
-            (Goal::Values(gathered), Ok(response::Body::Values(values))) => {
+            (
+                Goal::Values(gathered) | Goal::Follow(gathered, _),
+                Ok(response::Body::Values(values)),
+            ) => {
                 let here = self.tables.get(from).map(|contact| contact.addresses.as_slice());
                 let refused =
                     gathered.add_all(now, &mut self.verifier, values.records, (from, here));
                 self.counters.records_refused += refused;
                 gathered.note_truncated(values.truncated);
+                if let (false, Some(version)) = (values.truncated, values.version) {
+                    gathered.note_version(from, version);
+                }
                 values.closest
             }
             (Goal::Nodes | Goal::Round(_) | Goal::Upkeep, Ok(response::Body::Nodes(nodes))) => {

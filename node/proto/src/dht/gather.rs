@@ -52,6 +52,8 @@ pub(super) struct Gathered {
     seen: BTreeMap<[u8; 32], NodeId>,
     refused: BTreeSet<[u8; 32]>,
     is_truncated: bool,
+    /// What each storer's answer was, as a version: what was not truncated.
+    versions: BTreeMap<NodeId, message::Version>,
 }
 
 impl Gathered {
@@ -63,7 +65,18 @@ impl Gathered {
             seen: BTreeMap::new(),
             refused: BTreeSet::new(),
             is_truncated: false,
+            versions: BTreeMap::new(),
         }
+    }
+
+    /// A storer has shown all that it has, which is of this version.
+    pub(super) fn note_version(&mut self, storer: NodeId, version: message::Version) {
+        self.versions.insert(storer, version);
+    }
+
+    /// What each storer has shown.
+    pub(super) fn take_versions(&mut self) -> BTreeMap<NodeId, message::Version> {
+        std::mem::take(&mut self.versions)
     }
 
     /// What one storer shows. `from` is that storer, and where it is met: the address of its own

@@ -65,7 +65,8 @@ pub(crate) struct Entry {
     /// Incarnation and sequence.
     order: (u64, u64),
     expires_at: Instant,
-    age: u64,
+    /// The count at which it came: [`Store::count`].
+    pub(crate) age: u64,
 }
 
 impl Entry {
@@ -102,12 +103,14 @@ impl Store {
     /// # Errors
     /// `stale_incarnation` or `stale_sequence` when a later one is known, `quota_exceeded` when the
     /// publisher's share is used up.
+    ///
+    /// Gives whether anything has changed.
     pub(crate) fn insert(
         &mut self,
         now: Now,
         verified: &VerifiedRecord,
         observed: Option<SocketAddr>,
-    ) -> Result<(), Fault> {
+    ) -> Result<bool, Fault> {
         self.expire(now);
         let VerifiedRecord { record, publisher, signed } = verified;
         let (key, publisher) = (record.key(), publisher.id);
@@ -128,6 +131,10 @@ impl Store {
             if observed.is_none() {
                 entry.addresses.clone_from(&known.addresses);
             }
+            let is_news = entry.order != known.order || entry.addresses != known.addresses;
+            if !is_news && entry.expires_at <= known.expires_at {
+                return Ok(false);
+            }
             // A withdrawal outlives whatever it withdraws, so that nobody can bring that back.
             if entry.withdrawn {
                 entry.expires_at = entry.expires_at.max(known.expires_at);
@@ -138,7 +145,7 @@ impl Store {
         }
         self.age += 1;
         self.put(key, publisher, entry);
-        self.make_room(publisher)
+        self.make_room(publisher).map(|()| true)
     }
 
     fn check_share(&mut self, key: Key, publisher: NodeId) -> Result<(), Fault> {
@@ -244,6 +251,30 @@ impl Store {
         from.chain(rest)
             .filter(move |(_, entry)| entry.realm == *realm && entry.expires_at > now.instant)
             .map(|(publisher, entry)| (*publisher, entry))
+    }
+
+    /// Rises with each change of any record.
+    pub(crate) const fn count(&self) -> u64 {
+        self.age
+    }
+
+    /// The keys of this publisher's records.
+    pub(crate) fn keys_of(&self, publisher: NodeId) -> Vec<Key> {
+        let share = self.shares.get(&publisher).into_iter();
+        share.flat_map(|share| share.by_age.values().copied()).collect()
+    }
+
+    /// This publisher is taken for gone: what it said ends at this instant, unless it says it again.
+    pub(crate) fn doubt(&mut self, publisher: NodeId, until: Instant) {
+        for key in self.keys_of(publisher) {
+            let set = self.records.get_mut(&key).expect("a share names what is there");
+            let entry = set.get_mut(&publisher).expect("a share names what is there");
+            if until < entry.expires_at && !entry.withdrawn {
+                self.expiries.remove(&(entry.expires_at, key, publisher));
+                entry.expires_at = until;
+                self.expiries.insert((until, key, publisher));
+            }
+        }
     }
 
     pub(crate) const fn len(&self) -> usize {

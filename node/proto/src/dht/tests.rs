@@ -1,5 +1,7 @@
 //! A few nodes and a wire between them that takes no time.
 
+mod watch;
+
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
@@ -100,7 +102,10 @@ impl Net {
                     self.nodes.get_mut(&from).unwrap().handle_response(self.now, id, result);
                 }
                 Output::Cancel { .. } => {}
-                Output::Found { .. } | Output::Announced { .. } | Output::Withdrawn { .. } => {
+                Output::Found { .. }
+                | Output::Followed { .. }
+                | Output::Announced { .. }
+                | Output::Withdrawn { .. } => {
                     self.outputs.entry(from).or_default().push(output);
                 }
             }
@@ -238,7 +243,7 @@ fn a_record_whose_publisher_crashed_expires() {
     net.announce(a, "cart.add");
     net.silent.insert(a);
     assert_eq!(publishers(&net.find(b, "cart.add")), [a]);
-    net.pass(Duration::from_secs(120));
+    net.pass(Config::default().record_ttl);
     assert_eq!(publishers(&net.find(b, "cart.add")), []);
 }
 
@@ -285,7 +290,11 @@ fn a_peer_of_one_realm_learns_nothing_of_another() {
     let find = |named: &str| {
         [
             request::Body::FindNode(message::FindNode { target: key.clone(), realm: named.into() }),
-            request::Body::FindValue(message::FindValue { key: key.clone(), realm: named.into() }),
+            request::Body::FindValue(message::FindValue {
+                key: key.clone(),
+                realm: named.into(),
+                ..Default::default()
+            }),
         ]
     };
     for body in find("").into_iter().chain(find("r")) {

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::*;
-use crate::directory::{REFRESH, Said};
+use crate::directory::IDLE;
 
 const ME: NodeId = NodeId::from_bytes([0; 20]);
 const ALICE: NodeId = NodeId::from_bytes([1; 20]);
@@ -33,16 +33,19 @@ impl Desk {
         self.pubsub.subscribe(pattern.parse().unwrap()).unwrap()
     }
 
+    /// A look has ended, and shows these; nobody tells of changes from now on.
     fn found(&mut self, rendezvous: &str, subscribers: &[(NodeId, &str)]) {
-        let found = subscribers.iter().map(|(id, pattern)| self.word(*id, pattern)).collect();
-        self.pubsub.handle_found(self.now, rendezvous, Some(found), true);
+        self.news(rendezvous, subscribers, true, false);
     }
 
-    /// It ends at once, so that it stands until a lookup does not show it.
-    fn word(&self, id: NodeId, pattern: &str) -> (NodeId, Said<Subscriber>) {
-        let contact = Contact { id, addresses: Vec::new() };
-        let what = Some((contact, vec![pattern.parse().unwrap()]));
-        (id, Said { order: (1, 1), expiry_ms: self.now.unix_ms, what })
+    /// These subscribe, and nobody else.
+    fn news(&mut self, rendezvous: &str, found: &[(NodeId, &str)], looked: bool, held: bool) {
+        let changes = [ME, ALICE, BOB].map(|id| {
+            let pattern = found.iter().find(|(of, _)| *of == id).map(|(_, pattern)| pattern);
+            let contact = Contact { id, addresses: Vec::new() };
+            (id, pattern.map(|pattern| (contact, vec![pattern.parse().unwrap()])))
+        });
+        self.pubsub.handle_news(rendezvous, News { changes: changes.into(), looked, held });
     }
 
     fn pass(&mut self, time: Duration) {
@@ -53,7 +56,8 @@ impl Desk {
     /// What the node wants done, a word each.
     fn said(&mut self) -> Vec<String> {
         let said = std::iter::from_fn(|| self.pubsub.poll_output()).map(|output| match output {
-            Output::Find(name) => format!("find {name}"),
+            Output::Ask(Ask::Follow(name)) => format!("find {name}"),
+            Output::Ask(Ask::Unfollow(name)) => format!("forget {name}"),
             Output::Announce { rendezvous, patterns } => {
                 let patterns: Vec<_> = patterns.iter().map(ToString::to_string).collect();
                 format!("announce {rendezvous}: {}", patterns.join(" "))
@@ -91,17 +95,19 @@ fn a_publish_to_an_unknown_topic_looks_up_both_keys_and_then_sends() {
 }
 
 #[test]
-fn a_second_publish_asks_nobody_until_the_refresh() {
+fn a_second_publish_asks_nobody_and_a_name_out_of_use_is_forgotten() {
     let mut desk = Desk::new();
     desk.publish("room.temp", "a");
     desk.found("room", &[(ALICE, "room.temp")]);
     desk.found("*", &[]);
     desk.said();
-    desk.pass(REFRESH - Duration::from_millis(1));
+    desk.pass(IDLE - Duration::from_millis(1));
     desk.publish("room.temp", "b");
     assert_eq!(desk.said(), ["send b to 1", "published 2 to 1"]);
     desk.pass(Duration::from_millis(1));
-    assert_eq!(desk.said(), ["find *", "find room"]);
+    assert_eq!(desk.said(), [""; 0]);
+    desk.pass(IDLE);
+    assert_eq!(desk.said(), ["forget *", "forget room"]);
 }
 
 #[test]
@@ -119,30 +125,17 @@ fn a_publish_that_knows_nobody_asks_again_and_nobody_is_no_error() {
 }
 
 #[test]
-fn a_refresh_that_fails_keeps_who_is_known_and_one_that_succeeds_replaces_them() {
+fn a_publish_that_would_have_been_told_of_subscribers_asks_nobody() {
     let mut desk = Desk::new();
     desk.publish("room.temp", "a");
-    desk.found("room", &[(ALICE, "room.temp")]);
-    desk.found("*", &[(BOB, "**")]);
-    desk.pass(REFRESH);
-    desk.said();
-    desk.pubsub.handle_found(desk.now, "room", None, false);
-    desk.found("*", &[]);
+    desk.news("room", &[], true, true);
+    desk.news("*", &[], true, true);
+    assert_eq!(desk.said().last().unwrap(), "published 1 to 0");
     desk.publish("room.temp", "b");
-    assert_eq!(desk.said(), ["send b to 1", "published 2 to 1"]);
-    assert!(desk.pubsub.contact(ALICE).is_some() && desk.pubsub.contact(BOB).is_none());
-}
-
-#[test]
-fn a_refresh_that_is_not_complete_adds_and_takes_nobody_away() {
-    let mut desk = Desk::new();
-    desk.publish("room.temp", "a");
-    desk.found("room", &[(ALICE, "room.temp")]);
-    desk.found("*", &[]);
-    desk.pass(REFRESH);
-    let found = [desk.word(BOB, "room.*")].into();
-    desk.pubsub.handle_found(desk.now, "room", Some(found), false);
-    assert!(desk.pubsub.contact(ALICE).is_some() && desk.pubsub.contact(BOB).is_some());
+    assert_eq!(desk.said(), ["published 2 to 0"]);
+    desk.news("room", &[(BOB, "room.*")], false, true);
+    desk.publish("room.temp", "c");
+    assert_eq!(desk.said(), ["send c to 1", "published 3 to 1"]);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! One node's calls, with the DHT and the providers played by the test.
 
 use super::*;
-use crate::directory::{REFRESH, Said};
+use crate::directory::IDLE;
 use rand::SeedableRng;
 
 const ME: NodeId = NodeId::from_bytes([0; 20]);
@@ -44,13 +44,18 @@ impl Desk {
         id
     }
 
+    /// A look has ended, and these provide it; nobody tells of changes from now on.
     fn found(&mut self, providers: &[NodeId]) {
-        // Each ends at once, so that it stands until a lookup does not show it.
-        let found = providers.iter().map(|id| {
-            let what = Some(Contact { id: *id, addresses: vec![] });
-            (*id, Said { order: (1, 1), expiry_ms: self.now.unix_ms, what })
+        self.news(providers, true, false);
+    }
+
+    /// These provide it, and nobody else.
+    fn news(&mut self, providers: &[NodeId], looked: bool, held: bool) {
+        let changes = [ALICE, BOB, CAROL].map(|id| {
+            let is_one = providers.contains(&id);
+            (id, is_one.then(|| Contact { id, addresses: vec![] }))
         });
-        self.rpc.handle_found(self.now, "add", Some(found.collect()), true);
+        self.rpc.handle_news(self.now, "add", News { changes: changes.into(), looked, held });
     }
 
     /// The latest attempt is answered so.
@@ -73,7 +78,8 @@ impl Desk {
         let mut said = Vec::new();
         while let Some(output) = self.rpc.poll_output() {
             said.push(match output {
-                Output::Find(name) => format!("find {name}"),
+                Output::Ask(Ask::Follow(name)) => format!("find {name}"),
+                Output::Ask(Ask::Unfollow(name)) => format!("forget {name}"),
                 Output::Announce(name) => format!("announce {name}"),
                 Output::Withdraw(name) => format!("withdraw {name}"),
                 Output::Attempt { id, to, call } => {
@@ -255,6 +261,14 @@ fn an_unknown_procedure_that_nobody_advertises_has_no_provider() {
     assert_eq!(desk.said(), ["1: no_provider"]);
     desk.call();
     assert_eq!(desk.said(), ["find add"]);
+    // Once a storer tells of changes, nobody is asked.
+    desk.news(&[], true, true);
+    assert_eq!(desk.said(), ["2: no_provider"]);
+    desk.call();
+    assert_eq!(desk.said(), ["3: no_provider"]);
+    desk.news(&[BOB], false, true);
+    desk.call();
+    assert_eq!(desk.said(), ["ask 2"]);
 }
 
 #[test]
@@ -272,12 +286,12 @@ fn a_node_may_call_itself_without_the_dht() {
 }
 
 #[test]
-fn what_is_refreshed_is_what_is_in_use() {
+fn what_is_in_use_is_followed_and_nothing_else() {
     let mut desk = Desk::knowing(&[ALICE]);
-    desk.pass(REFRESH - Duration::from_millis(1));
+    desk.pass(IDLE - Duration::from_millis(1));
     assert_eq!(desk.said(), [""; 0]);
     desk.pass(Duration::from_millis(1));
-    assert_eq!(desk.said(), ["find add"]);
+    assert_eq!(desk.said(), ["forget add"]);
 }
 
 #[test]

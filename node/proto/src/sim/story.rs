@@ -67,7 +67,10 @@ impl std::fmt::Debug for Story {
 }
 
 fn holds_record(request: &message::Request) -> bool {
-    matches!(request.body, Some(request::Body::Store(_) | request::Body::Delete(_)))
+    matches!(
+        request.body,
+        Some(request::Body::Store(_) | request::Body::Delete(_) | request::Body::Changed(_))
+    )
 }
 
 fn redact_request(mut request: message::Request) -> message::Request {
@@ -77,6 +80,9 @@ fn redact_request(mut request: message::Request) -> message::Request {
     ) = &mut request.body
     {
         record.iter_mut().for_each(redact);
+    }
+    if let Some(request::Body::Changed(changed)) = &mut request.body {
+        changed.records.iter_mut().filter_map(|stored| stored.record.as_mut()).for_each(redact);
     }
     request
 }

@@ -33,6 +33,15 @@ impl Witness {
                 | request::Body::Delete(message::Delete { record }) => {
                     record.iter().for_each(|record| self.is_our_record(mine, record));
                 }
+                request::Body::Changed(changed) => {
+                    let records =
+                        changed.records.iter().filter_map(|stored| stored.record.as_ref());
+                    records.for_each(|record| self.is_our_record(mine, record));
+                    for lost in &changed.lost {
+                        let id = NodeId::try_from(&lost[..]).expect("honest nodes send whole ids");
+                        self.is_ours(mine, id);
+                    }
+                }
                 request::Body::Ping(_)
                 | request::Body::FindNode(_)
                 | request::Body::FindValue(_)
@@ -49,7 +58,8 @@ impl Witness {
                 | response::Body::Pong(_)
                 | response::Body::Stored(_)
                 | response::Body::Deleted(_)
-                | response::Body::Answer(_) => {}
+                | response::Body::Answer(_)
+                | response::Body::Noted(_) => {}
             },
             Frame::Request(message::Request { body: None })
             | Frame::Response(message::Response { body: None })

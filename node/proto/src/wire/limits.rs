@@ -23,6 +23,8 @@ const fn field(number: u64, most: usize, inner: Shape) -> Field {
 const MAX_CONTACTS: usize = 20;
 /// The most records in an answer: what a storer keeps for one key.
 const MAX_RECORDS: usize = 512;
+/// The most lost publishers that one push names; a storer that knows of more says that it is truncated.
+pub(crate) const MAX_LOST: usize = 64;
 /// The most patterns in one subscriber's record.
 pub(crate) const MAX_PATTERNS: usize = 64;
 
@@ -34,19 +36,30 @@ const STORED_RECORD: Shape = &[field(1, 1, &[]), field(2, MAX_ADDRESSES, &[])];
 pub(crate) const REQUEST: Shape = &[
     field(1, 1, &[]),
     field(2, 1, &[]),
-    field(3, 1, &[]),
+    field(3, 1, &[field(4, 1, &[])]),
     field(4, 1, ONE_RECORD),
     field(5, 1, ONE_RECORD),
     field(6, 1, &[field(6, MAX_HEADERS, &[])]),
+    field(7, 1, &[field(2, 1, &[]), field(4, MAX_RECORDS, STORED_RECORD), field(5, MAX_LOST, &[])]),
 ];
 pub(crate) const RESPONSE: Shape = &[
     field(15, 1, &[]),
     field(1, 1, &[]),
     field(2, 1, &[field(1, MAX_CONTACTS, CONTACT)]),
-    field(3, 1, &[field(1, MAX_RECORDS, STORED_RECORD), field(2, MAX_CONTACTS, CONTACT)]),
+    field(
+        3,
+        1,
+        &[
+            field(1, MAX_RECORDS, STORED_RECORD),
+            field(2, MAX_CONTACTS, CONTACT),
+            field(4, 1, &[]),
+            field(6, 1, &[]),
+        ],
+    ),
     field(4, 1, &[]),
     field(5, 1, &[]),
     field(6, 1, &[]),
+    field(7, 1, &[]),
 ];
 pub(crate) const PUBLISH: Shape = &[field(6, MAX_HEADERS, &[])];
 /// Of [`super::message::Record`], whose patterns are strings.
@@ -57,7 +70,7 @@ pub(crate) const RECORD: Shape = &[field(4, MAX_PATTERNS, &[])];
 /// # Errors
 /// `too_large` when something repeats too often, `protocol` when the bytes are no protobuf.
 pub(crate) fn check(shape: Shape, mut bytes: &[u8]) -> Result<(), Fault> {
-    let mut seen = [0_usize; 8];
+    let mut seen = [0_usize; 9];
     debug_assert!(shape.len() <= seen.len(), "one counter a field");
     while !bytes.is_empty() {
         let (number, inner) = next_field(&mut bytes)

@@ -44,6 +44,8 @@ impl Actor {
         metrics.lookup_requests.set_to(counters.requests_sent);
         metrics.dht_contacts.set(dht.table_sizes().iter().map(|(_, size)| *size as u64).sum());
         metrics.dht_records.set(dht.records() as u64);
+        metrics.dht_leases.set(dht.leases() as u64);
+        metrics.dht_followed.set(dht.followed() as u64);
         metrics.connections.set(self.nodes.links().count() as u64);
         metrics.subscriptions.set(self.queues.len() as u64);
         let counters = self.engine.pubsub().counters();

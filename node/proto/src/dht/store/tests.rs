@@ -30,7 +30,7 @@ impl Shelf {
     fn put(&mut self, me: &Me, record: &Record) -> Result<(), Fault> {
         let signed = sign(record, &me.key, &me.chain).unwrap();
         let verified = self.verifier.verify(self.now, &signed)?;
-        self.store.insert(self.now, &verified, Some("10.0.0.1:9443".parse().unwrap()))
+        self.store.insert(self.now, &verified, Some("10.0.0.1:9443".parse().unwrap())).map(drop)
     }
 
     fn put_code(&mut self, me: &Me, record: &Record) -> Result<(), Code> {
