@@ -68,6 +68,7 @@ const STORIES: &[Entry] = stories! {
     counts::a_mesh_and_a_realm_become_ready_and_count_what_their_nodes_say,
     counts::a_node_that_is_cut_off_is_not_counted_though_its_pod_stays_ready,
     survival::traffic_goes_on_without_bootstraps_and_they_come_back_with_the_same_ids,
+    survival::no_call_fails_while_bootstraps_come_go_and_die_and_every_record_is_back,
     traffic::two_labelled_pods_in_two_restricted_namespaces_call_and_publish,
     tenants::another_realm_on_the_mesh_hears_nothing_finds_nobody_and_is_refused_by_name,
     tenants::a_pod_that_no_realm_admits_starts_and_says_why_it_has_no_certificate,

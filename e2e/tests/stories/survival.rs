@@ -1,5 +1,6 @@
 //! What goes on while parts of it are away.
 
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
@@ -39,6 +40,66 @@ pub(crate) async fn traffic_goes_on_without_bootstraps_and_they_come_back_with_t
     ensure!(answer?["by"] == "old");
     ensure!(heard?[0]["text"].as_str().is_some_and(|text| text.starts_with("caller ")));
     none_failed(&caller).await
+}
+
+pub(crate) async fn no_call_fails_while_bootstraps_come_go_and_die_and_every_record_is_back(
+    story: &Story,
+) -> anyhow::Result<()> {
+    /// Both are subscribers or providers under one key each.
+    const RECORDS: u64 = 2;
+    let shop = story.namespace("shop").await?;
+    let mut mesh = story.mesh(json!({ "bootstrap": { "replicas": 3 } })).await?;
+    story.realm(SHOP, &[&shop]).await?;
+    let (namespace, name) = story.main();
+    let [old, caller] = story.run(pair(&shop, (namespace.as_str(), name.as_str()))).await?;
+    traffic(&caller, &old, 10).await?;
+    hold_every_record(story, 0..3, RECORDS).await?;
+
+    for replicas in [5, 3] {
+        mesh["spec"]["bootstrap"]["replicas"] = json!(replicas);
+        story.apply(&mesh).await?;
+        let alive = |status: &Value| match status["bootstraps"]["alive"] == replicas {
+            true => Ok(()),
+            false => Err(status["bootstraps"].to_string()),
+        };
+        let what = format!("counts {replicas} bootstraps");
+        story.until_status(&mesh, &what, pod::START, alive).await?;
+        hold_every_record(story, 0..replicas, RECORDS).await?;
+        traffic(&caller, &old, 20).await?;
+        none_failed(&caller).await.with_context(|| format!("on the way to {replicas}"))?;
+    }
+
+    // Without a word: the nodes do not get the time to say goodbye.
+    let kill = ["delete", "pods", "-n", &namespace, "--grace-period=0", "--force"];
+    for number in 0..3 {
+        let pod = format!("main-bootstrap-{number}");
+        story.world.cluster.kubectl(&[&kill[..], &[&pod]].concat()).await?;
+        traffic(&caller, &old, 20).await?;
+        story.bootstrap(number).ready().await?;
+        hold_every_record(story, 0..3, RECORDS).await?;
+    }
+    let all = ["-l", "app.kubernetes.io/component=bootstrap"];
+    story.world.cluster.kubectl(&[&kill[..], &all].concat()).await?;
+    traffic(&caller, &old, 20).await?;
+    for number in 0..3 {
+        story.bootstrap(number).ready().await?;
+    }
+    hold_every_record(story, 0..3, RECORDS).await?;
+    none_failed(&caller).await
+}
+
+/// Waits until each of these bootstraps holds so many records.
+async fn hold_every_record(story: &Story, which: Range<usize>, all: u64) -> anyhow::Result<()> {
+    for number in which {
+        let bootstrap = story.bootstrap(number);
+        let what = format!("{} holds every record", bootstrap.name);
+        wait::poll(&what, pod::START, async || {
+            let records = bootstrap.status().await?["dht"]["records"].clone();
+            Ok(if records == all { Ok(()) } else { Err(format!("{records} of {all}")) })
+        })
+        .await?;
+    }
+    Ok(())
 }
 
 pub(crate) async fn no_call_fails_while_the_operator_is_away_upgraded_or_reinstalled(
