@@ -290,6 +290,7 @@ impl Dht {
     pub fn handle_timeout(&mut self, now: Now) {
         self.store.expire(now);
         self.time_out_requests(now);
+        self.stop_lookups(now);
         self.start_due_rounds(now);
         self.start_due_upkeep(now);
         self.push_due(now);
@@ -303,6 +304,7 @@ impl Dht {
         Deadline::earliest([
             self.store.poll_timeout(),
             self.requests.poll_timeout(),
+            self.poll_lookup_timeout(),
             self.announcements.poll_timeout(),
             self.upkeep.poll_timeout(),
             self.leases.poll_timeout(),

@@ -328,7 +328,10 @@ impl Dht {
         let signed = signed.clone();
         let (mut stored, mut refused) = (0, None);
         if self.is_keeper(name, &keepers) {
-            keepers.truncate(K - 1);
+            // In place of the k-th; after it comes the infrastructure that keeps it besides.
+            if keepers.len() >= K {
+                keepers.remove(K - 1);
+            }
             match self.keep_own(now, &signed) {
                 Ok(()) => stored = 1,
                 Err(fault) => refused = Some(fault),

@@ -1,13 +1,13 @@
 //! The requests and lookups that this node has under way.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use macula_identity::{NodeId, Place};
 
 use super::gather::{Found, Gathered};
-use super::lookup::Lookup;
+use super::lookup::{Lookup, PATHS};
 use super::{Dht, K, LookupId, Output, RequestId, announce, dialable, is_gone};
 use crate::error::{Code, Fault};
 use crate::key::{Key, Kind, Scope};
@@ -77,7 +77,16 @@ pub(super) struct Running {
     lookup: Lookup,
     scope: Scope,
     goal: Goal,
+    deadline: Instant,
 }
+
+/// The longest that a lookup takes. One that meets twenty dead seeds takes five seconds; a liar who
+/// spins it out is cut off before those give up who commonly wait ten for what it finds.
+const LOOKUP_DEADLINE: Duration = Duration::from_secs(8);
+/// How much infrastructure every lookup for a realm asks, however near the realm's own servers are, and
+/// every announcement tells: one for each path to start with. Its certificates are the operator's own, so
+/// that whoever surrounds a key with peers does not hide it.
+const INFRASTRUCTURE_ASKED: usize = PATHS;
 
 /// What a lookup is for.
 #[derive(Debug)]
@@ -139,8 +148,15 @@ impl Dht {
         self.next_lookup += 1;
         self.counters.lookups_started += 1;
         let seeds = self.tables.closest(target, &scope, K, None);
-        let lookup = Lookup::new(target, self.me.identity.id, seeds);
-        self.lookups.insert(id, Running { lookup, scope, goal });
+        let always = match &scope {
+            Scope::Infrastructure => Vec::new(),
+            Scope::Realm(_) => {
+                self.tables.closest(target, &Scope::Infrastructure, INFRASTRUCTURE_ASKED, None)
+            }
+        };
+        let lookup = Lookup::with_infrastructure(target, self.me.identity.id, always, seeds);
+        let deadline = now.after(LOOKUP_DEADLINE);
+        self.lookups.insert(id, Running { lookup, scope, goal, deadline });
         self.drive(now, id);
         id
     }
@@ -185,13 +201,13 @@ impl Dht {
 
     fn finish(&mut self, now: Now, id: LookupId, running: Running) {
         self.counters.lookups_finished += 1;
-        let Running { lookup, scope, goal } = running;
+        let Running { lookup, scope, goal, deadline: _ } = running;
         let is_complete = lookup.is_complete() && (lookup.answered() > 0 || self.serves(&scope));
         let (mut gathered, name) = match goal {
             Goal::Nodes => (None, None),
             Goal::Values(gathered) => (Some(gathered), None),
             Goal::Follow(gathered, name) => (Some(gathered), Some(name)),
-            Goal::Round(round) => return self.on_keepers(now, &round, lookup.closest()),
+            Goal::Round(round) => return self.on_keepers(now, &round, lookup.keepers()),
             Goal::Upkeep => return self.on_upkept(now, scope),
         };
         let versions = gathered.as_mut().map(Gathered::take_versions).unwrap_or_default();
@@ -202,6 +218,7 @@ impl Dht {
             closest: lookup.closest(),
             asked: lookup.asked(),
             answered: lookup.answered(),
+            rounds: lookup.rounds(),
             complete: is_complete && !is_truncated,
         };
         match name {
@@ -298,7 +315,9 @@ impl Dht {
                 nodes.closest
             }
             // An answer to something else, or none.
-            (_, Ok(_) | Err(_)) => return running.lookup.on_failure(from),
+            (_, Ok(_)) => return running.lookup.on_refusal(from),
+            (_, Err(fault)) if is_gone(&fault) => return running.lookup.on_failure(from),
+            (_, Err(_)) => return running.lookup.on_refusal(from),
         };
         let tables = &self.tables;
         let contacts = contacts.into_iter().filter_map(|contact| {
@@ -310,6 +329,24 @@ impl Dht {
             Some(contact)
         });
         running.lookup.on_answer(from, contacts);
+    }
+
+    /// When to call [`Dht::stop_lookups`].
+    pub(super) fn poll_lookup_timeout(&self) -> Option<Deadline> {
+        // All may take as long and time never goes back, so the first is due first.
+        let (_, running) = self.lookups.first_key_value()?;
+        Some(Deadline::new(running.deadline, "lookup deadline"))
+    }
+
+    /// Ends the lookups whose time is up with what they have found.
+    pub(super) fn stop_lookups(&mut self, now: Now) {
+        while let Some(mut entry) = self.lookups.first_entry()
+            && entry.get().deadline <= now.instant
+        {
+            let id = *entry.key();
+            entry.get_mut().lookup.stop();
+            self.drive(now, id);
+        }
     }
 
     /// Fails the requests whose time is up, and lets lookups ask beside those that are slow.

@@ -28,6 +28,8 @@ pub struct Found {
     pub asked: usize,
     /// How many of them answered.
     pub answered: usize,
+    /// How many rounds it took: the most answers in a row that led to one who answered.
+    pub rounds: usize,
     /// Whether all of the nearest servers that are alive have answered, with all that they have,
     /// so that what is not here is nowhere. Without it there may be more.
     pub complete: bool,

@@ -461,3 +461,59 @@ fn sixty_servers_of_which_a_fifth_crash_still_find_everything() {
         assert!(found.asked <= 40, "{} asked", found.asked);
     }
 }
+
+#[test]
+fn a_realm_with_servers_enough_is_told_and_asked_at_the_infrastructure_too() {
+    let mut net = Net::new();
+    let infrastructure = net.add(Place::Bootstrap, true);
+    for _ in 0..40 {
+        net.peer("r", true);
+    }
+    net.pass(Duration::from_secs(20));
+    let (a, b) = (net.order[1], net.order[2]);
+    for n in 0..5 {
+        let name = format!("p{n}");
+        assert!(net.announce(a, &name) >= K);
+        let key = Key::of(&realm("r"), Kind::Provider, &name);
+        let dht = &net.nodes[&infrastructure];
+        let kept =
+            dht.store.find(net.now, key, &realm("r"), a).any(|(publisher, _)| publisher == a);
+        assert!(kept, "{name} is kept by infrastructure");
+        // Of those who keep it only the infrastructure is left.
+        net.silent = net.order[3..].iter().copied().collect();
+        let found = net.find(b, &name);
+        assert_eq!(publishers(&found), [a]);
+        assert!(found.rounds >= 1);
+        net.silent.clear();
+        for id in net.order.clone() {
+            net.connect(b, id);
+        }
+        net.run();
+    }
+}
+
+#[test]
+fn a_lookup_ends_at_its_deadline_and_not_before() {
+    let mut net = Net::new();
+    let a = net.add(Place::Bootstrap, true);
+    let b = net.add(Place::Bootstrap, true);
+    let (now, target) = (net.now, Key::from_bytes([7; 20]));
+    let dht = net.nodes.get_mut(&a).unwrap();
+    // Nothing else would end it.
+    dht.config.request_timeout = Duration::from_secs(60);
+    dht.config.slow_after = Duration::from_secs(60);
+    let lookup = dht.find_nodes(now, target, Scope::Infrastructure);
+    let mut ended = |after: Duration| {
+        dht.handle_timeout(now + after);
+        std::iter::from_fn(|| dht.poll_output()).find_map(|output| match output {
+            Output::Found { lookup: it, found } if it == lookup => Some(found),
+            _ => None,
+        })
+    };
+    let end = Duration::from_secs(8);
+    assert!(ended(end.checked_sub(Duration::from_millis(1)).unwrap()).is_none());
+    let found = ended(end).unwrap();
+    assert!(!found.complete && found.closest.is_empty());
+    assert_eq!((found.asked, found.answered, found.rounds), (1, 0, 0));
+    assert!(net.nodes[&a].contacts(b.into(), &Scope::Infrastructure, 1).len() == 1);
+}
