@@ -8,11 +8,14 @@
 //! | file | holds |
 //! | --- | --- |
 //! | `cast` | the nodes' certificates |
-//! | `network` | dials, links, latency and what a crash does to them |
+//! | `network` | what will happen, and bytes that arrive |
+//! | `links`, `asking` | dials and links; requests and messages on their way to one |
 //! | `witness` | the law that no peer sees anything of another realm |
 //! | `story` | the hash of everything that happened |
 
+mod asking;
 mod cast;
+mod links;
 mod network;
 mod story;
 mod witness;

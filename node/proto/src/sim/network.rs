@@ -4,30 +4,29 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
-use macula_identity::{Identity, NodeId, Place};
+use bytes::Bytes;
+use macula_identity::{Identity, NodeId};
 use rand::Rng;
-use rand::seq::IndexedRandom;
 
-use super::{Happened, Node, SEEDS, Swarm};
+use super::{Happened, Node, Swarm};
 use crate::engine::{Handled, Output, RequestId, failure_of};
 use crate::error::{Code, Fault};
 use crate::payload::Payload;
 use crate::pubsub::{Message, flow};
-use crate::realm::{Expected, judge};
-use crate::wire::{Contact, Frame, FrameDecoder, message};
+use crate::realm::Expected;
+use crate::wire::{Frame, FrameDecoder, message};
 use message::{request, response};
 
 /// A link whose other end says nothing for this long has ended.
 pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A dial that nobody answers fails after this.
-const DIAL_TIMEOUT: Duration = Duration::from_secs(2);
+pub(super) const DIAL_TIMEOUT: Duration = Duration::from_secs(2);
 /// After a dial has failed, nobody waits for another for this long.
-const DIAL_AGAIN_AFTER: Duration = Duration::from_secs(1);
+pub(super) const DIAL_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// What must not run twice goes to a node that was heard within this time, or answers a ping first.
-const PROBE_AFTER: Duration = Duration::from_secs(1);
+pub(super) const PROBE_AFTER: Duration = Duration::from_secs(1);
 /// How long that ping may take.
-const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
+pub(super) const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 /// One way between neighbours, in microseconds.
 const NEAR_US: f64 = 1_000.0;
 /// One way between opposite corners of the map.
@@ -61,11 +60,11 @@ pub(super) enum Stream {
 /// A request that waits for a link.
 #[derive(Debug)]
 pub(super) struct Pending {
-    id: RequestId,
-    body: request::Body,
-    repeatable: bool,
+    pub(super) id: RequestId,
+    pub(super) body: request::Body,
+    pub(super) repeatable: bool,
     /// Whether it went back to waiting before, because its link was dead.
-    again: bool,
+    pub(super) again: bool,
 }
 
 /// One end's way to another node.
@@ -80,11 +79,11 @@ pub(super) enum Path {
 #[derive(Debug)]
 pub(super) struct Link {
     /// Both ends' number of it.
-    number: u64,
-    heard: Instant,
-    writer: Option<flow::Writer>,
-    decoder: FrameDecoder,
-    reader: flow::Reader,
+    pub(super) number: u64,
+    pub(super) heard: Instant,
+    pub(super) writer: Option<flow::Writer>,
+    pub(super) decoder: FrameDecoder,
+    pub(super) reader: flow::Reader,
 }
 
 impl Swarm {
@@ -162,223 +161,9 @@ impl Swarm {
         }
     }
 
-    // ---- dials ----
-
-    fn dial_seeds(&mut self, node: NodeId) {
-        self.note(node, "starts");
-        let is_seed = |other: &&Node| {
-            other.identity.id != node && other.identity.subject.place == Place::Bootstrap
-        };
-        let mut seeds: Vec<NodeId> =
-            self.nodes.values().filter(is_seed).map(|seed| seed.identity.id).collect();
-        if !self.identity(node).subject.role().is_infrastructure() {
-            seeds = seeds.choose_multiple(&mut self.rng, SEEDS).copied().collect();
-        }
-        for seed in seeds {
-            if let std::collections::btree_map::Entry::Vacant(path) =
-                self.node(node).paths.entry(seed)
-            {
-                path.insert(Path::Dialling { waiting: Vec::new(), outbox: Vec::new() });
-                self.dial(node, seed, Expected::Bootstrap);
-            }
-        }
-        self.settle(node);
-    }
-
-    /// A handshake and the exchange of Hellos: two round trips.
-    fn dial(&mut self, from: NodeId, to: NodeId, expected: Expected) {
-        let began = self.now.instant;
-        let takes = if self.is_alive(to) { 4 * self.latency(from, to) } else { DIAL_TIMEOUT };
-        self.foresee(takes, Event::Dialled { from, to, expected, began });
-    }
-
-    fn on_dialled(&mut self, from: NodeId, to: NodeId, expected: Expected, began: Instant) {
-        if !self.is_alive(to) {
-            let left = (began + DIAL_TIMEOUT).saturating_duration_since(self.now.instant);
-            if !left.is_zero() {
-                return self.foresee(left, Event::Dialled { from, to, expected, began });
-            }
-            return self.on_dial_failed(from, to, &Fault::new(Code::Unreachable, "no answer"));
-        }
-        let (caller, callee) = (self.identity(from), self.identity(to));
-        let judged = judge(&callee, &caller, Expected::Anyone)
-            .and_then(|()| judge(&caller, &callee, expected));
-        if let Err(fault) = judged {
-            return self.on_dial_failed(from, to, &fault);
-        }
-        let number = self.next_link;
-        self.next_link += 1;
-        self.connect(from, to, number);
-        self.connect(to, from, number);
-        self.settle(from);
-        self.settle(to);
-    }
-
-    /// One end of a new link. Of two that were dialled at once the first stays.
-    fn connect(&mut self, at: NodeId, other: NodeId, number: u64) {
-        let (now, identity) = (self.now, self.identity(other));
-        let address = self.nodes[&other].address;
-        let node = self.node(at);
-        if matches!(node.paths.get(&other), Some(Path::Up(_))) {
-            return;
-        }
-        let link = Link {
-            number,
-            heard: now.instant,
-            writer: None,
-            decoder: FrameDecoder::default(),
-            reader: flow::Reader::new(other),
-        };
-        let before = node.paths.insert(other, Path::Up(Box::new(link)));
-        node.engine.handle_connected(now, &identity, vec![address]);
-        if let Some(Path::Dialling { waiting, outbox }) = before {
-            for pending in waiting {
-                self.ask_over_link(at, other, pending);
-            }
-            for message in outbox {
-                self.send_over_link(at, other, &message);
-            }
-        }
-    }
-
-    fn on_dial_failed(&mut self, from: NodeId, to: NodeId, fault: &Fault) {
-        let now = self.now;
-        let node = self.node(from);
-        if !matches!(node.paths.get(&to), Some(Path::Dialling { .. })) {
-            return;
-        }
-        let failed = Path::Failed { until: now.instant + DIAL_AGAIN_AFTER };
-        if let Some(Path::Dialling { waiting, outbox: _ }) = node.paths.insert(to, failed) {
-            for pending in waiting {
-                let fault = Fault::new(Code::Unreachable, fault.because.clone());
-                node.engine.handle_response(now, pending.id, Err(fault));
-            }
-        }
-        self.settle(from);
-    }
-
-    /// The link is gone, and whoever was asked over it may or may not have acted.
-    fn disconnect(&mut self, at: NodeId, other: NodeId) {
-        let now = self.now;
-        let node = self.node(at);
-        if !matches!(node.paths.get(&other), Some(Path::Up(_))) {
-            return;
-        }
-        node.paths.remove(&other);
-        let asked = node.asked.iter().filter(|(_, to)| **to == other);
-        let lost: Vec<RequestId> = asked.map(|(id, _)| *id).collect();
-        node.engine.handle_disconnected(now, other, true);
-        for id in lost {
-            node.asked.remove(&id);
-            let fault = Fault::new(Code::Interrupted, "its connection ended");
-            node.engine.handle_response(now, id, Err(fault));
-        }
-        self.settle(at);
-    }
-
-    // ---- requests ----
-
-    fn ask(&mut self, from: NodeId, to: &Contact, pending: Pending) {
-        let now = self.now;
-        let known = to.addresses.iter().find_map(|address| self.by_address.get(address));
-        let known = known.copied();
-        let node = self.node(from);
-        match node.paths.get_mut(&to.id) {
-            Some(Path::Up(_)) => return self.ask_over_link(from, to.id, pending),
-            Some(Path::Dialling { waiting, .. }) => return waiting.push(pending),
-            Some(Path::Failed { until }) if now.instant < *until => {
-                let fault = Fault::new(Code::Unreachable, "a dial has failed just now");
-                return node.engine.handle_response(now, pending.id, Err(fault));
-            }
-            Some(Path::Failed { .. }) | None => {}
-        }
-        let Some(at) = known else {
-            let fault = Fault::new(Code::Unreachable, "no address is known");
-            return node.engine.handle_response(now, pending.id, Err(fault));
-        };
-        assert_eq!(at, to.id, "addresses are not used again here");
-        let path = Path::Dialling { waiting: vec![pending], outbox: Vec::new() };
-        node.paths.insert(to.id, path);
-        self.dial(from, to.id, Expected::Node(to.id));
-    }
-
-    fn ask_over_link(&mut self, from: NodeId, to: NodeId, pending: Pending) {
-        let now = self.now;
-        let node = self.node(from);
-        if node.cancelled.remove(&pending.id) {
-            return;
-        }
-        let Some(Path::Up(link)) = node.paths.get(&to) else {
-            let fault = Fault::of(Code::Unreachable);
-            return node.engine.handle_response(now, pending.id, Err(fault));
-        };
-        let silent = now.instant.saturating_duration_since(link.heard);
-        if !pending.repeatable && silent > PROBE_AFTER {
-            let takes = if self.is_alive(to) { 2 * self.latency(from, to) } else { PROBE_TIMEOUT };
-            return self.foresee(takes, Event::Probed { from, to, pending });
-        }
-        node.asked.insert(pending.id, to);
-        let request = Frame::Request(message::Request { body: Some(pending.body) });
-        let bytes = request.to_bytes().expect("what an engine sends fits its frame");
-        self.carry(from, to, Stream::Request(pending.id), bytes);
-    }
-
-    fn on_probed(&mut self, from: NodeId, to: NodeId, pending: Pending) {
-        let now = self.now;
-        if self.is_alive(to) {
-            if let Some(Path::Up(link)) = self.node(from).paths.get_mut(&to) {
-                link.heard = now.instant;
-            }
-            self.ask_over_link(from, to, pending);
-            return self.settle(from);
-        }
-        self.disconnect(from, to);
-        if pending.again {
-            let fault = Fault::of(Code::Unreachable);
-            self.node(from).engine.handle_response(now, pending.id, Err(fault));
-        } else {
-            let addresses = vec![self.nodes[&to].address];
-            self.ask(from, &Contact { id: to, addresses }, Pending { again: true, ..pending });
-        }
-        self.settle(from);
-    }
-
-    // ---- messages ----
-
-    fn send(&mut self, from: NodeId, to: NodeId, message: &Arc<Message>) {
-        let now = self.now;
-        let node = self.node(from);
-        match node.paths.get_mut(&to) {
-            Some(Path::Up(_)) => return self.send_over_link(from, to, message),
-            Some(Path::Dialling { outbox, .. }) => return outbox.push(message.clone()),
-            Some(Path::Failed { until }) if now.instant < *until => return,
-            Some(Path::Failed { .. }) | None => {}
-        }
-        let addresses = node.engine.contact(to).map(|contact| contact.addresses.clone());
-        if addresses.is_none_or(|addresses| addresses.is_empty()) {
-            return;
-        }
-        let path = Path::Dialling { waiting: Vec::new(), outbox: vec![message.clone()] };
-        node.paths.insert(to, path);
-        self.dial(from, to, Expected::Node(to));
-    }
-
-    fn send_over_link(&mut self, from: NodeId, to: NodeId, message: &Message) {
-        let node = self.node(from);
-        let Some(Path::Up(link)) = node.paths.get_mut(&to) else { return };
-        let mut bytes = BytesMut::new();
-        let writer = link.writer.get_or_insert_with(|| {
-            flow::Writer::open(message.incarnation, &mut bytes);
-            flow::Writer::default()
-        });
-        writer.write(message, 0, &mut bytes).expect("payloads are checked when published");
-        let stream = Stream::Flow { link: link.number };
-        self.carry(from, to, stream, bytes.freeze());
-    }
-
     // ---- bytes ----
 
-    fn carry(&mut self, from: NodeId, to: NodeId, stream: Stream, bytes: Bytes) {
+    pub(super) fn carry(&mut self, from: NodeId, to: NodeId, stream: Stream, bytes: Bytes) {
         let takes = self.latency(from, to);
         self.foresee(takes, Event::Arrives { from, to, stream, bytes });
     }
@@ -456,20 +241,20 @@ impl Swarm {
 
     // ---- the map ----
 
-    fn node(&mut self, id: NodeId) -> &mut Node {
+    pub(super) fn node(&mut self, id: NodeId) -> &mut Node {
         self.nodes.get_mut(&id).expect("nodes die, and are never forgotten")
     }
 
-    fn is_alive(&self, id: NodeId) -> bool {
+    pub(super) fn is_alive(&self, id: NodeId) -> bool {
         self.nodes[&id].is_alive
     }
 
-    fn identity(&self, id: NodeId) -> Arc<Identity> {
+    pub(super) fn identity(&self, id: NodeId) -> Arc<Identity> {
         self.nodes[&id].identity.clone()
     }
 
     /// One way from one to the other.
-    fn latency(&self, one: NodeId, other: NodeId) -> Duration {
+    pub(super) fn latency(&self, one: NodeId, other: NodeId) -> Duration {
         let ((x, y), (u, v)) = (self.nodes[&one].place, self.nodes[&other].place);
         let distance = ((x - u).powi(2) + (y - v).powi(2)).sqrt() / std::f64::consts::SQRT_2;
         Duration::from_micros((NEAR_US + (FAR_US - NEAR_US) * distance) as u64)

@@ -1,0 +1,111 @@
+//! Requests and messages on their way to a link, or waiting for one.
+
+use std::sync::Arc;
+
+use bytes::BytesMut;
+use macula_identity::NodeId;
+
+use super::Swarm;
+use super::network::{Event, PROBE_AFTER, PROBE_TIMEOUT, Path, Pending, Stream};
+use crate::error::{Code, Fault};
+use crate::pubsub::{Message, flow};
+use crate::realm::Expected;
+use crate::wire::{Contact, Frame, message};
+
+impl Swarm {
+    pub(super) fn ask(&mut self, from: NodeId, to: &Contact, pending: Pending) {
+        let now = self.now;
+        let known = to.addresses.iter().find_map(|address| self.by_address.get(address));
+        let known = known.copied();
+        let node = self.node(from);
+        match node.paths.get_mut(&to.id) {
+            Some(Path::Up(_)) => return self.ask_over_link(from, to.id, pending),
+            Some(Path::Dialling { waiting, .. }) => return waiting.push(pending),
+            Some(Path::Failed { until }) if now.instant < *until => {
+                let fault = Fault::new(Code::Unreachable, "a dial has failed just now");
+                return node.engine.handle_response(now, pending.id, Err(fault));
+            }
+            Some(Path::Failed { .. }) | None => {}
+        }
+        let Some(at) = known else {
+            let fault = Fault::new(Code::Unreachable, "no address is known");
+            return node.engine.handle_response(now, pending.id, Err(fault));
+        };
+        assert_eq!(at, to.id, "addresses are not used again here");
+        let path = Path::Dialling { waiting: vec![pending], outbox: Vec::new() };
+        node.paths.insert(to.id, path);
+        self.dial(from, to.id, Expected::Node(to.id));
+    }
+
+    pub(super) fn ask_over_link(&mut self, from: NodeId, to: NodeId, pending: Pending) {
+        let now = self.now;
+        let node = self.node(from);
+        if node.cancelled.remove(&pending.id) {
+            return;
+        }
+        let Some(Path::Up(link)) = node.paths.get(&to) else {
+            let fault = Fault::of(Code::Unreachable);
+            return node.engine.handle_response(now, pending.id, Err(fault));
+        };
+        let silent = now.instant.saturating_duration_since(link.heard);
+        if !pending.repeatable && silent > PROBE_AFTER {
+            let takes = if self.is_alive(to) { 2 * self.latency(from, to) } else { PROBE_TIMEOUT };
+            return self.foresee(takes, Event::Probed { from, to, pending });
+        }
+        node.asked.insert(pending.id, to);
+        let request = Frame::Request(message::Request { body: Some(pending.body) });
+        let bytes = request.to_bytes().expect("what an engine sends fits its frame");
+        self.carry(from, to, Stream::Request(pending.id), bytes);
+    }
+
+    pub(super) fn on_probed(&mut self, from: NodeId, to: NodeId, pending: Pending) {
+        let now = self.now;
+        if self.is_alive(to) {
+            if let Some(Path::Up(link)) = self.node(from).paths.get_mut(&to) {
+                link.heard = now.instant;
+            }
+            self.ask_over_link(from, to, pending);
+            return self.settle(from);
+        }
+        self.disconnect(from, to);
+        if pending.again {
+            let fault = Fault::of(Code::Unreachable);
+            self.node(from).engine.handle_response(now, pending.id, Err(fault));
+        } else {
+            let addresses = vec![self.nodes[&to].address];
+            self.ask(from, &Contact { id: to, addresses }, Pending { again: true, ..pending });
+        }
+        self.settle(from);
+    }
+
+    pub(super) fn send(&mut self, from: NodeId, to: NodeId, message: &Arc<Message>) {
+        let now = self.now;
+        let node = self.node(from);
+        match node.paths.get_mut(&to) {
+            Some(Path::Up(_)) => return self.send_over_link(from, to, message),
+            Some(Path::Dialling { outbox, .. }) => return outbox.push(message.clone()),
+            Some(Path::Failed { until }) if now.instant < *until => return,
+            Some(Path::Failed { .. }) | None => {}
+        }
+        let addresses = node.engine.contact(to).map(|contact| contact.addresses.clone());
+        if addresses.is_none_or(|addresses| addresses.is_empty()) {
+            return;
+        }
+        let path = Path::Dialling { waiting: Vec::new(), outbox: vec![message.clone()] };
+        node.paths.insert(to, path);
+        self.dial(from, to, Expected::Node(to));
+    }
+
+    pub(super) fn send_over_link(&mut self, from: NodeId, to: NodeId, message: &Message) {
+        let node = self.node(from);
+        let Some(Path::Up(link)) = node.paths.get_mut(&to) else { return };
+        let mut bytes = BytesMut::new();
+        let writer = link.writer.get_or_insert_with(|| {
+            flow::Writer::open(message.incarnation, &mut bytes);
+            flow::Writer::default()
+        });
+        writer.write(message, 0, &mut bytes).expect("payloads are checked when published");
+        let stream = Stream::Flow { link: link.number };
+        self.carry(from, to, stream, bytes.freeze());
+    }
+}
