@@ -11,7 +11,7 @@ STORIES_OF = $(CARGO) test --workspace --all-features --test stories --
 BIN = $(CARGO_TARGET_DIR)/debug
 
 .DEFAULT_GOAL := help
-.PHONY: help dev demo demo-laptop cluster cluster-down image test stories measure build install bench sim docs crds
+.PHONY: help dev demo demo-laptop cluster cluster-down image test stories measure build install bench sim sim-swarm docs crds
 
 help: ## print these verbs
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -62,8 +62,17 @@ install: ## build for speed, and put macula-node into PREFIX/bin (PREFIX=~/.loca
 bench: ## speed beside a raw quinn floor, in one run
 	$(CARGO) run --release --manifest-path bench/Cargo.toml
 
-sim: ## replay the simulation of one seed: make sim SEED=7
-	MACULA_SIM_SEED=$(SEED) $(CARGO) test -p macula-proto --test simulation -- --nocapture
+# Empty is as the scenario says; NODES may be several, one after the other.
+SCENARIO ?= $(if $(SEED),calm,churn)
+NODES ?= $(if $(SEED),1000,100,1000,10000)
+SIM = $(CARGO) run --release -p macula-proto --features sim --example sim --
+
+sim: ## the mesh on virtual time, and how it grows; one story: make sim SCENARIO=storm NODES=1000 SEED=7
+	$(SIM) --scenario $(SCENARIO) --nodes $(NODES) $(SEED:%=--seed %) $(SERVING:%=--serving %) \
+		$(HOSTILE:%=--hostile %) $(FOR:%=--for %) $(if $(BRIEF),--brief) $(SVG:%=--svg %)
+
+sim-swarm: ## stories of fresh seeds until one breaks a law: make sim-swarm FOR=10m
+	$(SIM) --swarm $(or $(FOR),10m) $(SEED:%=--seed %)
 
 docs: crds ## write the pages that are printed from the code
 	UPDATE=1 $(CARGO) test -p macula-proto --test errors_page

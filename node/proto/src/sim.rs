@@ -2,22 +2,40 @@
 //!
 //! Each node is the very [`Engine`] that the shell drives, with a real certificate and the real
 //! verifier; between them travel the bytes of the shipping codec, cut wherever chance has it. What
-//! the shell adds (dials, links, probes) `network` models after it. The same seed tells the same
-//! story twice; [`Swarm::digest`] says whether it did.
+//! the shell adds (dials, links, probes, seeds) is modelled after it. The same seed tells the same
+//! story twice; [`Swarm::digest`] says whether it did. Each node draws from chances of its own, so a
+//! story does not change for one realm when another comes to the mesh.
 //!
 //! | file | holds |
 //! | --- | --- |
 //! | `cast` | the nodes' certificates |
 //! | `network` | what will happen, and bytes that arrive |
 //! | `links`, `asking` | dials and links; requests and messages on their way to one |
-//! | `witness` | the law that no peer sees anything of another realm |
+//! | `fate` | nodes that crash, leave and come back |
+//! | `weather` | loss, cuts, machines that sleep, clocks that are wrong |
+//! | `hostile` | members that misbehave |
+//! | `laws`, `witness` | what must hold at every moment |
+//! | `meter`, `trail` | what it costs: bytes, and rounds of lookups |
 //! | `story` | the hash of everything that happened |
+//! | `plan`, `life`, `run` | a scenario, what applications do in it, and its telling |
+//! | `report`, `chart` | what came of it, as a table and as a picture |
 
 mod asking;
 mod cast;
+pub mod chart;
+mod fate;
+mod hostile;
+mod laws;
+mod life;
 mod links;
+mod meter;
 mod network;
+pub mod plan;
+pub mod report;
+pub mod run;
 mod story;
+mod trail;
+mod weather;
 mod witness;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -28,14 +46,21 @@ use std::time::{Duration, Instant};
 use macula_identity::{Identity, NodeId, Place, RealmName};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use ring::digest;
 
-use crate::dht;
+use crate::dht::{self, K, Me, Trust};
 use crate::engine::{Engine, Output, RequestId};
+use crate::key::Key;
 use crate::time::Now;
+use crate::wire::Contact;
 
 use cast::Cast;
+pub use hostile::Hostility;
+pub use laws::{Broken, Law};
+pub use meter::{Cause, Meter, Traffic};
 use network::{Event, Path};
 use story::Story;
+pub use weather::Weather;
 use witness::Witness;
 
 /// The wall clock at which every story begins: a noon of 2026.
@@ -43,8 +68,10 @@ const NOON_MS: u64 = 1_781_000_000_000;
 /// Within this time from the beginning everybody starts, in an order of chance, the first
 /// bootstrap excepted.
 pub const JOINING: Duration = Duration::from_secs(5);
-/// How many bootstraps a peer dials when it starts; infrastructure dials them all.
+/// How many bootstraps a peer keeps a connection to; infrastructure keeps one to each.
 const SEEDS: usize = 3;
+/// The most contacts of one scope: what a table of the core holds, sixteen buckets.
+const K_TABLE: usize = 16 * K;
 
 /// What a mesh consists of.
 #[derive(Clone, Debug)]
@@ -88,7 +115,8 @@ pub struct Happened {
 #[derive(Debug)]
 pub struct Swarm {
     trace: bool,
-    rng: StdRng,
+    seed: u64,
+    trust: Trust,
     start: Now,
     now: Now,
     /// By when they happen, then in the order in which they were foreseen.
@@ -97,26 +125,69 @@ pub struct Swarm {
     next_link: u64,
     nodes: BTreeMap<NodeId, Node>,
     by_address: BTreeMap<SocketAddr, NodeId>,
+    bootstraps: Vec<NodeId>,
+    accomplices: Vec<Contact>,
+    weather: Weather,
+    /// When the last cut ended.
+    open_since: Instant,
     happened: Vec<Happened>,
     witness: Witness,
+    ledger: laws::Ledger,
+    broken: Vec<Broken>,
+    trails: BTreeMap<(NodeId, Key), trail::Trail>,
+    meter: Meter,
+    told: u64,
     story: Story,
 }
 
 #[derive(Debug)]
 struct Node {
     identity: Arc<Identity>,
+    me: Arc<Me>,
     engine: Engine,
     address: SocketAddr,
+    /// What its own chances follow from: the seed of the story, and its name.
+    seed: u64,
+    rng: StdRng,
     /// On a square map whose side is one: latency grows with distance.
     place: (f64, f64),
     is_alive: bool,
+    /// Since when it lives, for the last time.
+    started: Instant,
+    paused_until: Option<Instant>,
+    /// How far its wall clock is off.
+    clock_ms: i64,
+    /// No packet passes from one island to another.
+    island: u8,
+    is_mute: bool,
+    hostile: Option<hostile::Hostile>,
+    seeds: links::Seeds,
+    sent_bytes: u64,
     /// The earliest wake-up that is foreseen.
     wake: Option<Instant>,
     paths: BTreeMap<NodeId, Path>,
-    /// Requests that were sent and wait for an answer, and whom they were sent to.
-    asked: BTreeMap<RequestId, NodeId>,
+    /// Requests that were sent and wait for an answer, whom they were sent to, and of a lookup that is
+    /// followed, its target.
+    asked: BTreeMap<RequestId, (NodeId, Option<Key>)>,
     /// Requests that were cancelled while they waited for a link.
     cancelled: BTreeSet<RequestId>,
+}
+
+impl Node {
+    /// The links that are up: to whom, and their numbers.
+    fn links(&self) -> impl Iterator<Item = (NodeId, u64)> {
+        self.paths.iter().filter_map(|(other, path)| match path {
+            Path::Up(link) => Some((*other, link.number)),
+            Path::Dialling { .. } | Path::Failed { .. } => None,
+        })
+    }
+
+    fn link_to(&self, other: NodeId) -> Option<u64> {
+        match self.paths.get(&other) {
+            Some(Path::Up(link)) => Some(link.number),
+            Some(Path::Dialling { .. } | Path::Failed { .. }) | None => None,
+        }
+    }
 }
 
 impl Swarm {
@@ -124,9 +195,11 @@ impl Swarm {
     #[must_use]
     pub fn new(options: &Options) -> Self {
         let start = Now { instant: Instant::now(), unix_ms: NOON_MS };
+        let cast = Cast::new(options.seed, start);
         let mut swarm = Self {
             trace: options.trace,
-            rng: StdRng::seed_from_u64(options.seed),
+            seed: options.seed,
+            trust: cast.trust(),
             start,
             now: start,
             events: BTreeMap::new(),
@@ -134,13 +207,22 @@ impl Swarm {
             next_link: 0,
             nodes: BTreeMap::new(),
             by_address: BTreeMap::new(),
+            bootstraps: Vec::new(),
+            accomplices: Vec::new(),
+            weather: Weather::default(),
+            open_since: start.instant,
             happened: Vec::new(),
             witness: Witness::default(),
+            ledger: laws::Ledger::default(),
+            broken: Vec::new(),
+            trails: BTreeMap::new(),
+            meter: Meter::default(),
+            told: 0,
             story: Story::new(),
         };
-        let cast = Cast::new(options.seed, start);
         for n in 0..options.bootstraps {
-            swarm.add(&cast, Place::Bootstrap, &format!("b{n}"), true);
+            let id = swarm.add(&cast, Place::Bootstrap, &format!("b{n}"), true);
+            swarm.bootstraps.push(id);
         }
         for n in 0..options.gateways {
             swarm.add(&cast, Place::Gateway, &format!("g{n}"), true);
@@ -153,20 +235,34 @@ impl Swarm {
         swarm
     }
 
-    fn add(&mut self, cast: &Cast, place: Place, name: &str, server: bool) {
+    fn add(&mut self, cast: &Cast, place: Place, name: &str, server: bool) -> NodeId {
         let me = cast.node(self.start, place, name, server);
         let id = me.identity.id;
-        self.witness.meet(&me.identity);
         let count = u32::try_from(self.nodes.len()).expect("fewer nodes than addresses");
         let ip = Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 0, 0, 1)) + count);
         let address = SocketAddr::from((ip, 9443));
-        let rng = StdRng::from_seed(self.rng.random());
+        self.witness.meet(&me.identity, address);
+        let seed = rng_of(self.seed, &me.identity.subject.to_string()).random();
+        let mut rng = rng_of(seed, "network");
+        let place = (rng.random(), rng.random());
+        let joins = if count == 0 { Duration::ZERO } else { JOINING.mul_f64(rng.random()) };
         let node = Node {
             identity: Arc::new(me.identity.clone()),
-            engine: Engine::new(dht::Config::default(), me, cast.trust(), rng),
+            engine: self.engine_of(&me, seed),
+            me,
             address,
-            place: (self.rng.random(), self.rng.random()),
+            seed,
+            rng,
+            place,
             is_alive: true,
+            started: self.now.instant + joins,
+            paused_until: None,
+            clock_ms: 0,
+            island: 0,
+            is_mute: false,
+            hostile: None,
+            seeds: links::Seeds::default(),
+            sent_bytes: 0,
             wake: None,
             paths: BTreeMap::new(),
             asked: BTreeMap::new(),
@@ -174,8 +270,13 @@ impl Swarm {
         };
         self.by_address.insert(address, id);
         self.nodes.insert(id, node);
-        let joins = if count == 0 { Duration::ZERO } else { JOINING.mul_f64(self.rng.random()) };
         self.foresee(joins, Event::Start(id));
+        id
+    }
+
+    fn engine_of(&self, me: &Arc<Me>, seed: u64) -> Engine {
+        let rng = rng_of(seed, &format!("engine {}", me.incarnation));
+        Engine::new(dht::Config::default(), me.clone(), self.trust.clone(), rng)
     }
 
     /// How much time has passed since the beginning.
@@ -204,37 +305,27 @@ impl Swarm {
     /// # Panics
     /// When there is no such node, or it is not alive.
     pub fn command<R>(&mut self, node: NodeId, deed: impl FnOnce(&mut Engine, Now) -> R) -> R {
-        let now = self.now;
+        let now = self.now_at(node);
         let living = self.nodes.get_mut(&node).filter(|node| node.is_alive);
         let result = deed(&mut living.expect("commands go to the living").engine, now);
         self.settle(node);
         result
     }
 
-    /// Lets time pass.
+    /// Lets time pass, until then or until a law is broken.
     pub fn run_for(&mut self, time: Duration) {
         let end = self.now + time;
         while let Some(entry) = self.events.first_entry()
             && entry.key().0 <= end.instant
+            && self.broken.is_empty()
         {
             let ((at, _), event) = entry.remove_entry();
             self.now = self.start + at.duration_since(self.start.instant);
+            self.told += 1;
             self.happen(event);
         }
-        self.now = end;
-    }
-
-    /// The nodes die at this instant, and nobody is told.
-    pub fn crash(&mut self, nodes: &[NodeId]) {
-        for id in nodes {
-            self.note(*id, "crashes");
-            let node = self.nodes.get_mut(id).expect("only nodes of this mesh crash");
-            node.is_alive = false;
-            node.wake = None;
-            let paths = std::mem::take(&mut node.paths);
-            for other in paths.into_keys() {
-                self.foresee(network::IDLE_TIMEOUT, Event::FellSilent { at: other, other: *id });
-            }
+        if self.broken.is_empty() {
+            self.now = end;
         }
     }
 
@@ -247,6 +338,12 @@ impl Swarm {
     #[must_use]
     pub fn frames(&self) -> u64 {
         self.story.frames
+    }
+
+    /// How much has happened.
+    #[must_use]
+    pub const fn events(&self) -> u64 {
+        self.told
     }
 
     /// The same for the same seed and commands.
@@ -264,7 +361,20 @@ impl Swarm {
     }
 
     fn foresee(&mut self, after: Duration, event: Event) {
-        self.events.insert((self.now.after(after), self.next_event), event);
+        self.foresee_at(self.now.after(after), event);
+    }
+
+    fn foresee_at(&mut self, at: Instant, event: Event) {
+        self.events.insert((at, self.next_event), event);
         self.next_event += 1;
     }
+}
+
+/// Chances that follow from a number and a name, and from nothing else.
+fn rng_of(seed: u64, name: &str) -> StdRng {
+    let mut hash = digest::Context::new(&digest::SHA256);
+    hash.update(&seed.to_be_bytes());
+    hash.update(name.as_bytes());
+    let seed: [u8; 32] = hash.finish().as_ref().try_into().expect("SHA-256 has 32 bytes");
+    StdRng::from_seed(seed)
 }

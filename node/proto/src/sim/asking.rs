@@ -6,17 +6,19 @@ use bytes::BytesMut;
 use macula_identity::NodeId;
 
 use super::Swarm;
-use super::network::{Event, PROBE_AFTER, PROBE_TIMEOUT, Path, Pending, Stream};
+use super::meter::{self, Cause};
+use super::network::{Event, PROBE_AFTER, PROBE_TIMEOUT, Path, Pending, Stream, cause_of_request};
 use crate::error::{Code, Fault};
 use crate::pubsub::{Message, flow};
 use crate::realm::Expected;
 use crate::wire::{Contact, Frame, message};
+use message::request;
 
 impl Swarm {
     pub(super) fn ask(&mut self, from: NodeId, to: &Contact, pending: Pending) {
-        let now = self.now;
-        let known = to.addresses.iter().find_map(|address| self.by_address.get(address));
-        let known = known.copied();
+        let now = self.now_at(from);
+        // Nobody is where a liar says that somebody is.
+        let at = to.addresses.first().and_then(|it| self.by_address.get(it)).copied();
         let node = self.node(from);
         match node.paths.get_mut(&to.id) {
             Some(Path::Up(_)) => return self.ask_over_link(from, to.id, pending),
@@ -27,18 +29,17 @@ impl Swarm {
             }
             Some(Path::Failed { .. }) | None => {}
         }
-        let Some(at) = known else {
+        if to.addresses.is_empty() {
             let fault = Fault::new(Code::Unreachable, "no address is known");
             return node.engine.handle_response(now, pending.id, Err(fault));
-        };
-        assert_eq!(at, to.id, "addresses are not used again here");
+        }
         let path = Path::Dialling { waiting: vec![pending], outbox: Vec::new() };
         node.paths.insert(to.id, path);
-        self.dial(from, to.id, Expected::Node(to.id));
+        self.dial(from, to.id, at, Expected::Node(to.id));
     }
 
     pub(super) fn ask_over_link(&mut self, from: NodeId, to: NodeId, pending: Pending) {
-        let now = self.now;
+        let now = self.now_at(from);
         let node = self.node(from);
         if node.cancelled.remove(&pending.id) {
             return;
@@ -49,25 +50,45 @@ impl Swarm {
         };
         let silent = now.instant.saturating_duration_since(link.heard);
         if !pending.repeatable && silent > PROBE_AFTER {
-            let takes = if self.is_alive(to) { 2 * self.latency(from, to) } else { PROBE_TIMEOUT };
-            return self.foresee(takes, Event::Probed { from, to, pending });
+            let link = link.number;
+            let takes = if self.answers(from, to, link) {
+                2 * self.latency(from, to)
+            } else {
+                PROBE_TIMEOUT
+            };
+            self.meter.count(Cause::Ping, 2, 2 * meter::on_the_wire(8));
+            return self.foresee(takes, Event::Probed { from, to, link, pending });
         }
-        node.asked.insert(pending.id, to);
+        let trail = self.trail_of(from, to, &pending.body);
+        self.node(from).asked.insert(pending.id, (to, trail));
+        if let request::Body::Store(message::Store { record: Some(record) })
+        | request::Body::Delete(message::Delete { record: Some(record) }) = &pending.body
+        {
+            self.ledger.hear(from, &self.nodes[&from].me, record);
+        }
+        let cause = cause_of_request(&pending.body);
         let request = Frame::Request(message::Request { body: Some(pending.body) });
         let bytes = request.to_bytes().expect("what an engine sends fits its frame");
-        self.carry(from, to, Stream::Request(pending.id), bytes);
+        self.carry(from, to, (Stream::Request(pending.id), cause), bytes);
     }
 
-    pub(super) fn on_probed(&mut self, from: NodeId, to: NodeId, pending: Pending) {
-        let now = self.now;
-        if self.is_alive(to) {
+    /// Whether a ping over this link would be answered.
+    fn answers(&self, from: NodeId, to: NodeId, link: u64) -> bool {
+        self.is_reachable(from, to) && self.nodes[&to].link_to(from) == Some(link)
+    }
+
+    pub(super) fn on_probed(&mut self, from: NodeId, to: NodeId, link: u64, pending: Pending) {
+        let now = self.now_at(from);
+        if self.answers(from, to, link) {
             if let Some(Path::Up(link)) = self.node(from).paths.get_mut(&to) {
                 link.heard = now.instant;
             }
             self.ask_over_link(from, to, pending);
             return self.settle(from);
         }
-        self.disconnect(from, to);
+        if self.nodes[&from].link_to(to) == Some(link) {
+            self.disconnect(from, to);
+        }
         if pending.again {
             let fault = Fault::of(Code::Unreachable);
             self.node(from).engine.handle_response(now, pending.id, Err(fault));
@@ -88,12 +109,13 @@ impl Swarm {
             Some(Path::Failed { .. }) | None => {}
         }
         let addresses = node.engine.contact(to).map(|contact| contact.addresses.clone());
-        if addresses.is_none_or(|addresses| addresses.is_empty()) {
+        let Some(first) = addresses.and_then(|addresses| addresses.first().copied()) else {
             return;
-        }
+        };
         let path = Path::Dialling { waiting: Vec::new(), outbox: vec![message.clone()] };
         node.paths.insert(to, path);
-        self.dial(from, to, Expected::Node(to));
+        let at = self.by_address.get(&first).copied();
+        self.dial(from, to, at, Expected::Node(to));
     }
 
     pub(super) fn send_over_link(&mut self, from: NodeId, to: NodeId, message: &Message) {
@@ -105,7 +127,8 @@ impl Swarm {
             flow::Writer::default()
         });
         writer.write(message, 0, &mut bytes).expect("payloads are checked when published");
-        let stream = Stream::Flow { link: link.number };
-        self.carry(from, to, stream, bytes.freeze());
+        let stream = Stream::Flow(link.written);
+        link.written += 1;
+        self.carry(from, to, (stream, Cause::Publish), bytes.freeze());
     }
 }
