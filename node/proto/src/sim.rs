@@ -9,7 +9,7 @@
 //! | file | holds |
 //! | --- | --- |
 //! | `cast` | the nodes' certificates |
-//! | `network` | what will happen, and bytes that arrive |
+//! | `event`, `network` | what will happen, and what follows of it |
 //! | `links`, `asking` | dials and links; requests and messages on their way to one |
 //! | `fate` | nodes that crash, leave and come back |
 //! | `weather` | loss, cuts, machines that sleep, clocks that are wrong |
@@ -23,6 +23,7 @@
 mod asking;
 mod cast;
 pub mod chart;
+mod event;
 mod fate;
 mod hostile;
 mod laws;
@@ -55,10 +56,10 @@ use crate::time::Now;
 use crate::wire::Contact;
 
 use cast::Cast;
+use event::{Event, Path};
 pub use hostile::Hostility;
 pub use laws::{Broken, Law};
 pub use meter::{Cause, Meter, Traffic};
-use network::{Event, Path};
 use story::Story;
 pub use weather::Weather;
 use witness::Witness;

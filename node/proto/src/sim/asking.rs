@@ -6,8 +6,8 @@ use bytes::BytesMut;
 use macula_identity::NodeId;
 
 use super::Swarm;
+use super::event::{Event, PROBE_AFTER, PROBE_TIMEOUT, Path, Pending, Stream, cause_of_request};
 use super::meter::{self, Cause};
-use super::network::{Event, PROBE_AFTER, PROBE_TIMEOUT, Path, Pending, Stream, cause_of_request};
 use crate::error::{Code, Fault};
 use crate::pubsub::{Message, flow};
 use crate::realm::Expected;

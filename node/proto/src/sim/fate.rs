@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use macula_identity::NodeId;
 
-use super::network::{Event, Path};
+use super::event::{Event, Path};
 use super::{Meter, Swarm};
 use crate::dht::Me;
 
@@ -38,7 +38,7 @@ impl Swarm {
                 let how = super::links::Ending::Draining;
                 self.foresee(takes, Event::Closed { at: other, other: id, link, how });
             } else {
-                let takes = super::network::IDLE_TIMEOUT;
+                let takes = super::event::IDLE_TIMEOUT;
                 self.foresee(takes, Event::FellSilent { at: other, other: id, link });
             }
         }

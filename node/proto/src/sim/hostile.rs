@@ -13,7 +13,7 @@ use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 
 use super::Swarm;
-use super::network::{Event, Pending};
+use super::event::{Event, Pending};
 use crate::dht::K;
 use crate::engine::RequestId;
 use crate::error::{Code, Fault};

@@ -8,8 +8,8 @@ use macula_identity::NodeId;
 use rand::Rng;
 use rand::seq::SliceRandom;
 
+use super::event::{DIAL_AGAIN_AFTER, DIAL_TIMEOUT, Event, Link, Path};
 use super::meter::{self, Cause};
-use super::network::{DIAL_AGAIN_AFTER, DIAL_TIMEOUT, Event, Link, Path};
 use super::{SEEDS, Swarm};
 use crate::engine::RequestId;
 use crate::error::{Code, Fault};

@@ -11,7 +11,7 @@ use macula_identity::NodeId;
 use rand::Rng;
 
 use super::Swarm;
-use super::network::{Event, IDLE_TIMEOUT};
+use super::event::{Event, IDLE_TIMEOUT};
 
 /// What links do to packets. The default is fair.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
