@@ -75,7 +75,6 @@ fn frames() -> BTreeMap<&'static str, Frame> {
             response(response::Body::Failure(message::Failure {
                 code: 0x40,
                 because: "no".to_owned(),
-                ..Default::default()
             })),
         ),
         ("flow-open", Frame::FlowOpen(message::FlowOpen { incarnation })),

@@ -151,8 +151,10 @@ impl Link {
 /// What a request is for.
 pub(super) const fn cause_of_request(body: &request::Body) -> Cause {
     match body {
+        request::Body::FindValue(message::FindValue { lease_ms: 1.., .. }) => Cause::Watch,
         request::Body::FindNode(_) | request::Body::FindValue(_) => Cause::Lookup,
         request::Body::Store(_) | request::Body::Delete(_) => Cause::Store,
+        request::Body::Changed(_) => Cause::Watch,
         request::Body::Ping(_) => Cause::Ping,
         request::Body::Call(_) => Cause::Call,
     }
@@ -161,10 +163,12 @@ pub(super) const fn cause_of_request(body: &request::Body) -> Cause {
 /// What an answer is for. A refusal counts with lookups: it names no question.
 pub(super) const fn cause_of_response(body: &response::Body) -> Cause {
     match body {
+        response::Body::Values(message::Values { lease_ms: 1.., .. }) => Cause::Watch,
         response::Body::Nodes(_) | response::Body::Values(_) | response::Body::Failure(_) => {
             Cause::Lookup
         }
         response::Body::Stored(_) | response::Body::Deleted(_) => Cause::Store,
+        response::Body::Noted(_) => Cause::Watch,
         response::Body::Pong(_) => Cause::Ping,
         response::Body::Answer(_) => Cause::Call,
     }

@@ -136,7 +136,10 @@ impl Hostile {
             request::Body::Delete(_) if self.kind == Hostility::ServesStale => {
                 Ok(response::Body::Deleted(message::Deleted {}))
             }
-            request::Body::Delete(_) | request::Body::Ping(_) | request::Body::Call(_) => honest,
+            request::Body::Delete(_)
+            | request::Body::Ping(_)
+            | request::Body::Call(_)
+            | request::Body::Changed(_) => honest,
         };
         Twisted { result, after }
     }
@@ -176,10 +179,10 @@ impl Hostile {
                 let closest = self.neighbours(target, closest, accomplices);
                 response::Body::Nodes(message::Nodes { closest })
             }
-            response::Body::Values(message::Values { records, closest, truncated }) => {
-                let closest = self.neighbours(target, closest, accomplices);
-                let records = self.records(records);
-                response::Body::Values(message::Values { records, closest, truncated })
+            response::Body::Values(mut values) => {
+                values.closest = self.neighbours(target, values.closest, accomplices);
+                values.records = self.records(values.records);
+                response::Body::Values(values)
             }
             other => other,
         })

@@ -9,6 +9,8 @@ pub enum Cause {
     Lookup,
     /// Records on their way to storers.
     Store,
+    /// What storers push to those who watch, and the answers.
+    Watch,
     /// Pings of the DHT, and before calls.
     Ping,
     /// Calls and their answers.
@@ -25,9 +27,10 @@ pub enum Cause {
 
 impl Cause {
     /// All of them, in the order in which they are printed.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Lookup,
         Self::Store,
+        Self::Watch,
         Self::Ping,
         Self::Call,
         Self::Publish,
@@ -42,6 +45,7 @@ impl Cause {
         match self {
             Self::Lookup => "lookups",
             Self::Store => "stores",
+            Self::Watch => "watch",
             Self::Ping => "pings",
             Self::Call => "calls",
             Self::Publish => "messages",

@@ -47,7 +47,8 @@ impl Swarm {
             request::Body::Ping(_)
             | request::Body::Store(_)
             | request::Body::Delete(_)
-            | request::Body::Call(_) => return None,
+            | request::Body::Call(_)
+            | request::Body::Changed(_) => return None,
         };
         let target = Key::try_from(&target[..]).ok()?;
         let Trail(rounds) = self.trails.get_mut(&(from, target))?;
@@ -70,7 +71,8 @@ impl Swarm {
             | response::Body::Pong(_)
             | response::Body::Stored(_)
             | response::Body::Deleted(_)
-            | response::Body::Answer(_) => return,
+            | response::Body::Answer(_)
+            | response::Body::Noted(_) => return,
         };
         let Some(Trail(rounds)) = self.trails.get_mut(&(asker, target)) else { return };
         let next = rounds.get(&by).copied().unwrap_or(1) + 1;

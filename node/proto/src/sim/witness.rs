@@ -44,7 +44,8 @@ impl Witness {
                     let mut records =
                         changed.records.iter().filter_map(|stored| stored.record.as_ref());
                     records.try_for_each(|record| self.is_our_record(mine, record))?;
-                    let mut lost = changed.lost.iter().filter_map(|id| NodeId::try_from(&id[..]).ok());
+                    let mut lost =
+                        changed.lost.iter().filter_map(|id| NodeId::try_from(&id[..]).ok());
                     lost.try_for_each(|id| self.is_ours(mine, id))
                 }
                 request::Body::Ping(_)
@@ -57,6 +58,8 @@ impl Witness {
                 response::Body::Failure(failure) => self.are_our_words(mine, &failure.because),
                 response::Body::Values(values) => {
                     self.are_our_contacts(mine, &values.closest)?;
+                    let refused = values.refused.as_ref().map_or("", |refused| &refused.because);
+                    self.are_our_words(mine, refused)?;
                     let mut records =
                         values.records.iter().filter_map(|stored| stored.record.as_ref());
                     records.try_for_each(|record| self.is_our_record(mine, record))
@@ -194,7 +197,7 @@ mod tests {
             };
             let records =
                 vec![message::StoredRecord { record: Some(record), addresses: Vec::new() }];
-            let values = message::Values { records, closest: Vec::new(), truncated: false };
+            let values = message::Values { records, ..Default::default() };
             Frame::Response(message::Response { body: Some(response::Body::Values(values)) })
         };
         assert!(witness.see(bootstrap.id, mine.id, &shown(&mine)).is_ok());
