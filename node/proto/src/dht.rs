@@ -16,6 +16,7 @@
 //! | `follow` | the names that it follows: looked up once, and told as they change |
 //! | `lease` | the keys that others follow, and what they are told |
 //! | `announce` | its own records, republished until withdrawn |
+//! | `keep` | what lasts over a restart, on a disk that the shell has |
 //! | `upkeep` | the lookups that fill and refresh the tables |
 
 mod announce;
@@ -24,6 +25,7 @@ mod ask;
 mod bucket;
 mod follow;
 mod gather;
+pub mod keep;
 mod lease;
 pub mod lookup;
 pub mod store;
@@ -72,6 +74,9 @@ pub struct Config {
     pub refresh_every: Duration,
     /// What is kept for others.
     pub store: store::Limits,
+    /// Whether changes of it are noted for [`Dht::poll_kept`]. Without somebody who takes them they
+    /// only cost memory.
+    pub keep: bool,
 }
 
 impl Default for Config {
@@ -82,6 +87,7 @@ impl Default for Config {
             slow_after: Duration::from_millis(500),
             refresh_every: Duration::from_secs(600),
             store: store::Limits::default(),
+            keep: false,
         }
     }
 }
@@ -214,11 +220,15 @@ impl Dht {
     /// A node that knows nobody yet.
     #[must_use]
     pub fn new(config: Config, me: Arc<Me>, trust: Trust, mut rng: StdRng) -> Self {
+        let mut store = store::Store::new(config.store);
+        if config.keep {
+            store.keep_changes();
+        }
         Self {
             leases: lease::Leases::new(rng.random()),
             following: follow::Following::default(),
             tables: table::Tables::new(&me.identity),
-            store: store::Store::new(config.store),
+            store,
             config,
             me,
             verifier: Verifier::new(trust),

@@ -182,6 +182,24 @@ impl Engine {
         &self.dht
     }
 
+    /// As [`Dht::poll_kept`].
+    pub fn poll_kept(&mut self, now: Now, most: usize) -> Option<dht::keep::Batch> {
+        self.dht.poll_kept(now, most)
+    }
+
+    /// As [`Dht::keep_everything`].
+    pub fn keep_everything(&mut self) {
+        self.dht.keep_everything();
+    }
+
+    /// A record was found on disk.
+    ///
+    /// # Errors
+    /// As [`Dht::restore`].
+    pub fn restore(&mut self, now: Now, slot: &dht::keep::Slot, bytes: &[u8]) -> Result<(), Fault> {
+        self.dht.restore(now, slot, bytes)
+    }
+
     /// The subscriptions' state, for status and metrics.
     #[must_use]
     pub fn pubsub(&self) -> &PubSub {

@@ -4,6 +4,8 @@
 //! which would be a censorship tool: when there is no room, whoever holds the most makes it. So one
 //! publisher that floods evicts itself, and an honest one stays.
 
+mod keep;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -53,6 +55,8 @@ pub(crate) struct Store {
     len: usize,
     /// Records that made room for others.
     evicted: u64,
+    /// What is not on disk yet, where that is asked for.
+    changes: Option<keep::Changes>,
 }
 
 /// The one record of a publisher under a key.
@@ -94,6 +98,7 @@ impl Store {
             bytes: 0,
             len: 0,
             evicted: 0,
+            changes: None,
         }
     }
 
@@ -111,6 +116,17 @@ impl Store {
         verified: &VerifiedRecord,
         observed: Option<SocketAddr>,
     ) -> Result<bool, Fault> {
+        self.insert_for(now, verified, observed, MAX_TTL)
+    }
+
+    /// As [`Store::insert`], for so long at most.
+    fn insert_for(
+        &mut self,
+        now: Now,
+        verified: &VerifiedRecord,
+        observed: Option<SocketAddr>,
+        most: Duration,
+    ) -> Result<bool, Fault> {
         self.expire(now);
         let VerifiedRecord { record, publisher, signed } = verified;
         let (key, publisher) = (record.key(), publisher.id);
@@ -122,7 +138,7 @@ impl Store {
             withdrawn: record.withdrawn,
             realm: record.realm.clone(),
             order: record.order(),
-            expires_at: now.after(left.min(MAX_TTL)),
+            expires_at: now.after(left.min(most)),
             age: self.age,
         };
         let known = self.records.get(&key).and_then(|set| set.get(&publisher));
@@ -199,6 +215,7 @@ impl Store {
         share.by_age.insert(entry.age, key);
         self.expiries.insert((entry.expires_at, key, publisher));
         self.records.entry(key).or_default().insert(publisher, entry);
+        self.changed(key, publisher);
     }
 
     fn remove(&mut self, key: Key, publisher: NodeId) {
@@ -220,6 +237,7 @@ impl Store {
         } else {
             self.by_size.insert((share.bytes, publisher));
         }
+        self.changed(key, publisher);
     }
 
     /// Forgets what has expired.

@@ -187,6 +187,11 @@ impl Tables {
         fill
     }
 
+    /// Every contact that has a place, infrastructure first.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Contact> {
+        [&self.infrastructure].into_iter().chain(self.realms.values()).flat_map(Table::contacts)
+    }
+
     /// Every scope that has contacts, and how many.
     pub(crate) fn sizes(&self) -> impl Iterator<Item = (Scope, usize)> {
         let realms =

@@ -31,8 +31,8 @@ pub(crate) const MAX_PATTERNS: usize = 64;
 /// No field may repeat, except scalars, of which the last counts.
 pub(crate) const PLAIN: Shape = &[field(3, 1, &[])];
 const ONE_RECORD: Shape = &[field(1, 1, &[])];
-const CONTACT: Shape = &[field(2, MAX_ADDRESSES, &[])];
-const STORED_RECORD: Shape = &[field(1, 1, &[]), field(2, MAX_ADDRESSES, &[])];
+pub(crate) const CONTACT: Shape = &[field(2, MAX_ADDRESSES, &[])];
+pub(crate) const STORED_RECORD: Shape = &[field(1, 1, &[]), field(2, MAX_ADDRESSES, &[])];
 pub(crate) const REQUEST: Shape = &[
     field(1, 1, &[]),
     field(2, 1, &[]),
