@@ -71,7 +71,7 @@ impl Enrolment {
         let enrolment = config.identity.enrolment.clone();
         let enrolment = enrolment.ok_or_else(|| invalid("identity.enrolment is missing".into()))?;
         let place = config.place().map_err(|wrong| invalid(wrong.to_string()))?;
-        let keep = enrolment.data_dir.as_deref().map(Keep::open).transpose();
+        let keep = config.data_dir.as_deref().map(Keep::open).transpose();
         let keep = keep.map_err(|error| invalid(error.to_string()))?;
         let key = match &keep {
             Some(keep) => keep.key().map_err(|error| invalid(error.to_string()))?,
@@ -131,7 +131,7 @@ impl Enrolment {
 
     /// What is in the files that a request needs.
     fn files(&self) -> [Option<String>; 3] {
-        let macula_config::Enrolment { url: _, ca, token, data_dir: _ } = &self.config;
+        let macula_config::Enrolment { url: _, ca, token } = &self.config;
         [ca, token, &self.bundle].map(|path| client::read("", path).ok())
     }
 

@@ -41,6 +41,10 @@ pub struct Config {
     pub name: Option<NodeName>,
     /// What proves who the node is.
     pub identity: Identity,
+    /// The folder for what lasts over a restart: key and certificate of a node that enrols, records
+    /// and contacts of infrastructure. Without one they live in memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data_dir: Option<PathBuf>,
     /// The UDP address for QUIC, to listen and to dial.
     #[serde(default = "default_listen", with = "text::address")]
     pub listen: SocketAddr,
@@ -105,9 +109,6 @@ pub struct Enrolment {
     pub ca: PathBuf,
     /// The token that proves who the node is. Read again for each request, because it is rotated.
     pub token: PathBuf,
-    /// The folder that keeps key and certificate over a restart; without one they live in memory.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub data_dir: Option<PathBuf>,
 }
 
 /// What infrastructure tells the operator: which nodes it is connected to. HTTPS, for the operator's
@@ -199,10 +200,10 @@ impl Config {
         let Identity { key, certificate, bundle, enrolment } = &mut self.identity;
         let mut paths = vec![bundle];
         paths.extend([key, certificate].into_iter().flatten());
-        if let Some(Enrolment { url: _, ca, token, data_dir }) = enrolment {
+        if let Some(Enrolment { url: _, ca, token }) = enrolment {
             paths.extend([ca, token]);
-            paths.extend(data_dir);
         }
+        paths.extend(self.data_dir.as_mut());
         paths.extend(self.counts.as_mut().map(|counts| &mut counts.ca));
         for path in paths {
             *path = folder.join(&*path); // an absolute path stays as it is
@@ -257,6 +258,7 @@ impl Config {
             realm: _,
             name,
             identity,
+            data_dir,
             listen: _,
             seeds,
             discovery: Discovery { every, server },
@@ -269,6 +271,15 @@ impl Config {
         identity.validate()?;
         if name.is_none() && identity.enrolment.is_none() {
             return Err(Invalid::new("name", "it is missing; only with enrolment it may be"));
+        }
+        if let Some(folder) = data_dir {
+            if folder.as_os_str().is_empty() {
+                return Err(Invalid::new("dataDir", "the path is empty"));
+            }
+            if *role == Role::Peer && identity.enrolment.is_none() {
+                let why = "a peer keeps only what identity.enrolment gave it; leave it out";
+                return Err(Invalid::new("dataDir", why));
+            }
         }
         if counts.is_some() && *role == Role::Peer {
             let why = "a peer tells the operator nothing; only infrastructure has this";
@@ -320,11 +331,9 @@ impl Config {
 impl Identity {
     fn validate(&self) -> Result<(), Invalid> {
         let Self { key, certificate, bundle, enrolment } = self;
-        let (ca, token, data_dir) = match enrolment {
-            Some(Enrolment { url: _, ca, token, data_dir }) => {
-                (Some(ca), Some(token), data_dir.as_ref())
-            }
-            None => (None, None, None),
+        let (ca, token) = match enrolment {
+            Some(Enrolment { url: _, ca, token }) => (Some(ca), Some(token)),
+            None => (None, None),
         };
         for (name, path) in [
             ("identity.key", key.as_ref()),
@@ -332,7 +341,6 @@ impl Identity {
             ("identity.bundle", Some(bundle)),
             ("identity.enrolment.ca", ca),
             ("identity.enrolment.token", token),
-            ("identity.enrolment.dataDir", data_dir),
         ] {
             if path.is_some_and(|path| path.as_os_str().is_empty()) {
                 return Err(Invalid::new(name, "the path is empty"));

@@ -36,7 +36,7 @@ pub(super) async fn ask(
     resolver: &Resolver,
     request: &enrolment::Request,
 ) -> Result<Chain, Fault> {
-    let Enrolment { url, ca, token, data_dir: _ } = config;
+    let Enrolment { url, ca, token } = config;
     let failed =
         |what: &str, error: &dyn std::error::Error| unavailable(format!("{url}: {what}: {error}"));
     let tls = enrolment_client_config(&read("the operator's CA", ca)?)

@@ -18,7 +18,7 @@ pub(super) struct Keep(PathBuf);
 
 /// Why the folder cannot be used.
 #[derive(Debug, thiserror::Error)]
-#[error("identity.enrolment.dataDir: {}: {source}", .path.display())]
+#[error("dataDir: {}: {source}", .path.display())]
 pub(super) struct Error {
     path: PathBuf,
     source: io::Error,
@@ -111,6 +111,6 @@ mod tests {
         let file = folder.path().join("file");
         fs::write(&file, "").unwrap();
         let error = Keep::open(&file.join("data")).unwrap_err().to_string();
-        assert!(error.starts_with("identity.enrolment.dataDir: "), "{error}");
+        assert!(error.starts_with("dataDir: "), "{error}");
     }
 }

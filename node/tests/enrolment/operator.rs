@@ -126,8 +126,8 @@ impl Operator {
     pub(crate) fn bootstrap(&self, name: &str) -> Node {
         let counts = free_address();
         fs::write(self.path("counts"), counts.to_string()).unwrap();
-        let more = format!("counts: {{ listen: \"{counts}\", ca: ca.pem }}\n");
-        self.node(name, "bootstrap", ", dataDir: data", &more)
+        let more = format!("counts: {{ listen: \"{counts}\", ca: ca.pem }}\ndataDir: data\n");
+        self.node(name, "bootstrap", &more)
     }
 
     /// Where the bootstrap tells its counts.
@@ -136,15 +136,15 @@ impl Operator {
     }
 
     pub(crate) fn gateway(&self, name: &str) -> Node {
-        self.node(name, "gateway", "", "")
+        self.node(name, "gateway", "")
     }
 
     pub(crate) fn peer(&self, name: &str, realm: &str) -> Node {
-        self.node(name, "peer", "", &format!("realm: {realm}\n"))
+        self.node(name, "peer", &format!("realm: {realm}\n"))
     }
 
     /// Starts a node that has nothing but a token, and does not wait for it.
-    fn node(&self, name: &str, role: &str, enrolment: &str, more: &str) -> Node {
+    fn node(&self, name: &str, role: &str, more: &str) -> Node {
         let (api, admin) = (free_address(), free_address());
         let (udp, more) = match role {
             "bootstrap" => (self.seed, more.to_owned()),
@@ -159,7 +159,7 @@ impl Operator {
         let text = format!(
             "trustDomain: macula.local\nmesh: demo.main\nrole: {role}\n\
              identity:\n  bundle: bundle.pem\n  enrolment: {{ url: \"{url}\", ca: ca.pem, \
-             token: {name}.token{enrolment} }}\n\
+             token: {name}.token }}\n\
              listen: {udp}\nadmin: {{ listen: \"{admin}\" }}\n{more}",
         );
         let config = self.path(&format!("{name}.yaml"));

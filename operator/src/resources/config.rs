@@ -34,8 +34,6 @@ fn config(inputs: &Inputs<'_>, role: Role) -> Config {
             .expect("made of a namespace, which is a DNS label"),
         ca: file(names::ENROLMENT_CA),
         token: file(names::TOKEN),
-        // A bootstrap comes back with its key and certificate, also while the operator is away.
-        data_dir: (role == Role::Bootstrap).then(|| PathBuf::from(names::DATA_PATH)),
     };
     let seed = Host::Name(names::seed(&namespace, &name));
     Config {
@@ -50,6 +48,9 @@ fn config(inputs: &Inputs<'_>, role: Role) -> Config {
             bundle: file(&names::roots(&namespace, &name)),
             enrolment: Some(enrolment),
         },
+        // A bootstrap comes back with its key and certificate, also while the operator is away, and
+        // with the records that it kept.
+        data_dir: (role == Role::Bootstrap).then(|| PathBuf::from(names::DATA_PATH)),
         listen: everywhere(ports::QUIC),
         seeds: vec![Seed { host: seed, port: ports::QUIC }],
         discovery: Discovery::default(),

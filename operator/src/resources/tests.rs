@@ -108,7 +108,7 @@ fn what_the_nodes_of_two_roles_read_is_a_configuration() {
         let enrolment = config.identity.enrolment.unwrap();
         assert_eq!(enrolment.url.to_string(), "https://macula-operator.macula-system.svc:7783");
         assert_eq!(enrolment.token.to_str(), Some("/var/run/macula/token"));
-        enrolment.data_dir
+        config.data_dir
     };
     // Only a bootstrap has a volume, and comes back as it was.
     assert_eq!(read("bootstrap").unwrap().to_str(), Some("/var/lib/macula"));

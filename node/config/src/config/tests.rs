@@ -92,7 +92,7 @@ fn names_the_file_the_place_the_key_and_the_reason() {
         (
             peer("relm: x\n"),
             "node.yaml:8:1: unknown field `relm`, expected one of `trustDomain`, \
-          `mesh`, `role`, `realm`, `name`, `identity`, `listen`, `seeds`, `discovery`, \
+          `mesh`, `role`, `realm`, `name`, `identity`, `dataDir`, `listen`, `seeds`, `discovery`, \
           `api`, `admin`, `counts`, `log`",
         ),
         (peer("api: {port: 1}\n"), "node.yaml:8:7: api: unknown field `port`, expected `listen`"),
@@ -187,6 +187,11 @@ fn names_the_key_that_does_not_fit_the_others() {
             "node.yaml:9:3: discovery.server: port 0 cannot be asked",
         ),
         (peer("").replace("key: k", "key: ''"), "node.yaml: identity.key: the path is empty"),
+        (infrastructure("bootstrap", "dataDir: ''\n"), "node.yaml:6:1: dataDir: the path is empty"),
+        (
+            peer("dataDir: d\n"),
+            "node.yaml:8:1: dataDir: a peer keeps only what identity.enrolment gave it; leave it out",
+        ),
         (peer("log: ''\n"), "node.yaml:8:1: log: the filter is empty; leave it out for info"),
     ] {
         refused(&text, refusal);
@@ -198,8 +203,9 @@ trustDomain: cluster.local
 mesh: ns.main
 role: gateway
 identity:
-  enrolment: {url: 'https://macula-operator.ns.svc', ca: ca.pem, token: /t, dataDir: d}
+  enrolment: {url: 'https://macula-operator.ns.svc', ca: ca.pem, token: /t}
   bundle: b
+dataDir: d
 seeds: [a]
 counts: {listen: '0.0.0.0:7782', ca: ca.pem}
 ";
@@ -215,7 +221,7 @@ fn a_node_that_enrols_needs_no_name_and_no_files_of_its_own() {
         (enrolment.ca.as_path(), enrolment.token.as_path()),
         (Path::new("/f/ca.pem"), Path::new("/t"))
     );
-    assert_eq!(enrolment.data_dir.as_deref(), Some(Path::new("/f/d")));
+    assert_eq!(config.data_dir.as_deref(), Some(Path::new("/f/d")));
     assert_eq!(config.counts.as_ref().unwrap().ca, Path::new("/f/ca.pem"));
     assert_eq!(Config::from_yaml(&config.to_yaml(), "again").unwrap(), config);
 }
