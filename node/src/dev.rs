@@ -196,6 +196,7 @@ impl Maker {
             api,
             admin: None,
             counts: None,
+            data_dir: None,
             metrics: Arc::default(),
             supervision: Settings::default(),
         };

@@ -151,6 +151,7 @@ impl JoinFile {
             api: None,
             admin: None,
             counts: None,
+            data_dir: None,
             metrics: Arc::default(),
             supervision: Settings::default(),
         };

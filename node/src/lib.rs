@@ -7,6 +7,7 @@ pub mod cli;
 pub mod clock;
 pub mod dev;
 pub mod discovery;
+mod disk;
 pub mod enrolment;
 pub mod identity;
 pub mod join;

@@ -4,6 +4,7 @@
 //! | file | holds |
 //! | --- | --- |
 //! | `actor` | the loop: inputs to the engine, outputs to the network; a file for each kind |
+//! | `keep` | what goes to the disk, and what comes back from there |
 //! | `nodes` | what is known of each other node: its link, a dial under way, what waits for it |
 //! | `outbox` | messages that wait for a flow |
 //! | `serve` | the tasks of one link: requests and flows, in and out |
@@ -33,6 +34,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock;
 use crate::discovery;
+use crate::disk;
 use crate::identity::{Source, Trouble};
 use crate::metrics::Metrics;
 use crate::peer::{Handler, QueueSender};
@@ -53,6 +55,8 @@ pub(crate) struct Config {
     pub trouble: Option<Trouble>,
     /// Where the seeds are.
     pub seeds: discovery::Handle,
+    /// What keeps records and contacts over a restart.
+    pub disk: Option<disk::Handle>,
 }
 
 /// A node at work. Cheap to clone.

@@ -46,6 +46,14 @@ metrics! {
     dht_leases: Gauge = "Leases given to nodes that follow a key";
     dht_followed: Gauge = "Names that this node follows in the DHT";
 
+    // What is kept on disk.
+    disk_writes: Counter = "Transactions written to the file of DHT records and contacts";
+    disk_failures: Counter = "Attempts to open, read or write that file that failed";
+    disk_files_set_aside: Counter = "Files of DHT records and contacts that were damaged or of another node";
+    disk_records_restored: Counter = "DHT records that stand again since they were on disk";
+    disk_records_dropped: By<Code> = "DHT records on disk that did not stand again, by code";
+    disk_bytes: Gauge = "Size of the file of DHT records and contacts";
+
     // Connections between nodes.
     connections: Gauge = "Open QUIC connections to other nodes";
     connections_dialled: Counter = "QUIC connections made to another node";

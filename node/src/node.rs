@@ -13,7 +13,7 @@ use crate::discovery::{Discovery, Resolver, Schedule};
 use crate::identity::{Source, Trouble};
 use crate::metrics::Metrics;
 use crate::supervise::{self, Ended, Kind, Settings, Tree};
-use crate::{api, mesh, peer::Peer};
+use crate::{api, disk, mesh, peer::Peer};
 
 /// What a node is made of.
 #[derive(Debug)]
@@ -36,6 +36,8 @@ pub struct Parts {
     pub admin: Option<TcpListener>,
     /// Where the operator is told the counts, with the file of its CA; on infrastructure alone.
     pub counts: Option<(TcpListener, PathBuf)>,
+    /// Where infrastructure keeps records and contacts, if it does. A peer keeps none.
+    pub data_dir: Option<PathBuf>,
     /// Where everything is counted.
     pub metrics: Arc<Metrics>,
     /// How patient its supervisor is.
@@ -82,6 +84,7 @@ impl Node {
             api,
             admin,
             counts,
+            data_dir,
             metrics,
             supervision,
         } = parts;
@@ -98,7 +101,14 @@ impl Node {
             }
         });
         let data_plane = DataPlane::start().map_err(StartError::DataPlane)?;
-        let config = mesh::Config { listen, source: source.clone(), trouble, seeds };
+        let identity = source.borrow().identity.clone();
+        let data_dir = data_dir.filter(|_| identity.subject.role().is_infrastructure());
+        // Before the mesh, so that it ends after it, and writes what that hands over at its end.
+        let disk = data_dir.map(|folder| {
+            let mesh = identity.subject.mesh.as_str();
+            disk::Handle::start(folder, identity.id, mesh, metrics.clone(), &mut tree, &here)
+        });
+        let config = mesh::Config { listen, source: source.clone(), trouble, seeds, disk };
         let mesh =
             mesh::Handle::start(config, metrics, &mut tree, stop.clone(), &data_plane.handle);
         let peer = Peer::new(mesh.clone());

@@ -73,6 +73,7 @@ pub async fn start(config: &Config) -> anyhow::Result<Node> {
         api: doors.api,
         admin: Some(doors.admin),
         counts: doors.counts.zip(config.counts.as_ref().map(|counts| counts.ca.clone())),
+        data_dir: config.data_dir.clone(),
         metrics: metrics.clone(),
         supervision: Settings::default(),
     };

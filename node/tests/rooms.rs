@@ -36,7 +36,7 @@ const NODE: &[&[&str]] = &[
     &["peer", "mesh"],
     &["enrolment"],
     &["transport"],
-    &["identity", "discovery"],
+    &["identity", "discovery", "disk"],
     &["metrics", "status", "supervise", "clock"],
 ];
 
@@ -45,6 +45,7 @@ const SOLE_USERS: &[(&str, &str)] = &[
     ("quinn", "transport"),
     ("quinn_proto", "transport"),
     ("hickory_resolver", "discovery"),
+    ("redb", "disk"),
     ("hyper", "api or cli or enrolment"),
     ("prometheus_client", "metrics"),
 ];

@@ -2,6 +2,7 @@
 //! anything but its next input.
 
 mod commands;
+mod keep;
 mod links;
 mod outputs;
 mod requests;
@@ -24,6 +25,7 @@ use rand::rngs::StdRng;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use self::keep::Keep;
 use super::nodes::Nodes;
 use super::seeds::Seeds;
 use super::serve::Event;
@@ -68,8 +70,11 @@ pub(super) async fn run(shared: Arc<Shared>, tasks: Spawner) -> Result<(), BindE
     let me = me(&credentials, incarnation);
     let trust = trust(&credentials);
     let rng = StdRng::from_rng(&mut rand::rng());
+    let keep = shared.config.disk.clone().map(Keep::new);
+    let dht_config = dht::Config { keep: keep.is_some(), ..dht::Config::default() };
     let mut actor = Actor {
-        engine: Engine::new(dht::Config::default(), me, trust, rng),
+        keep,
+        engine: Engine::new(dht_config, me, trust, rng),
         credentials,
         endpoint,
         tasks,
@@ -127,6 +132,7 @@ pub(super) async fn run(shared: Arc<Shared>, tasks: Spawner) -> Result<(), BindE
                 let now = clock::now();
                 batch.drain(..).for_each(|command| actor.handle_command(now, command));
             }
+            Some(found) = Keep::found(&mut actor.keep) => actor.handle_kept(found),
         }
         // However much arrives from the network, the application has its turn.
         let now = clock::now();
@@ -148,6 +154,7 @@ pub(super) async fn run(shared: Arc<Shared>, tasks: Spawner) -> Result<(), BindE
         }
         actor.do_outputs();
     }
+    actor.keep_the_last().await;
     actor.endpoint.close(Code::Draining).await;
     Ok(())
 }
@@ -195,6 +202,7 @@ enum Why {
 
 struct Actor {
     shared: Arc<Shared>,
+    keep: Option<Keep>,
     engine: Engine,
     credentials: Arc<Credentials>,
     endpoint: Endpoint,

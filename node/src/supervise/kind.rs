@@ -62,6 +62,8 @@ table! {
     Http = "http", Ignore;
     /// Finds the seeds.
     Discovery = "discovery", Restart;
+    /// Writes what is kept on disk. Meanwhile the node goes on in memory.
+    Disk = "disk", Restart;
     /// Reloads or renews the node's certificate.
     Renewal = "renewal", Restart;
     /// One call of an application's callback.

@@ -115,6 +115,7 @@ impl TestNode {
             api: None,
             admin: None,
             counts: None,
+            data_dir: None,
             metrics: Arc::default(),
             supervision: Settings::default(),
         };

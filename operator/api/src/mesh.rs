@@ -135,8 +135,8 @@ pub struct Bootstrap {
     #[serde(default = "default_bootstraps")]
     #[schemars(range(min = 1, max = 9))]
     pub replicas: i32,
-    /// The volume of each, for its key and certificate. It goes when the mesh goes, and cannot be
-    /// changed.
+    /// The volume of each, for its key and certificate, and for the records that it keeps. It goes
+    /// when the mesh goes, and cannot be changed.
     #[serde(default)]
     #[x_kube(validation = Rule::new("self == oldSelf")
         .message("storage cannot be changed: the volume claims of a StatefulSet are fixed; make another mesh"))]
@@ -150,7 +150,8 @@ pub struct Bootstrap {
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Storage {
-    /// Its size. A key and a certificate need little: what the storage class gives at least.
+    /// Its size. A bootstrap keeps 64 MiB of records at most, which take up to four times as much here;
+    /// a full volume stops no traffic, but what is not on it is lost with a restart.
     #[serde(default = "default_size")]
     #[schemars(schema_with = "schema::size")]
     pub size: Quantity,
@@ -402,7 +403,7 @@ const fn default_gateways() -> i32 {
 }
 
 fn default_size() -> Quantity {
-    Quantity("64Mi".to_owned())
+    Quantity("256Mi".to_owned())
 }
 
 pub(crate) fn default_any() -> Vec<String> {

@@ -196,7 +196,7 @@ fn bootstraps_find_each_other_before_they_are_ready_and_come_back_all_at_once() 
     );
     let claim = &set["volumeClaimTemplates"][0];
     assert_eq!(claim["metadata"]["name"], "data");
-    assert_eq!(claim["spec"]["resources"]["requests"]["storage"], "64Mi");
+    assert_eq!(claim["spec"]["resources"]["requests"]["storage"], "256Mi");
     assert_eq!(claim["spec"]["storageClassName"], "fast");
 }
 

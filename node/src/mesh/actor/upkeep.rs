@@ -6,6 +6,7 @@ use macula_proto::key::Scope;
 use macula_proto::{Code, Fault};
 
 use crate::clock;
+use crate::disk;
 use crate::status;
 use crate::transport::Direction;
 
@@ -32,6 +33,7 @@ impl Actor {
             // It is announced in the background as soon as somebody stores it.
             let _ = waiting.reply.send(Ok(waiting.token));
         }
+        self.keep();
         self.measure();
     }
 
@@ -78,6 +80,8 @@ impl Actor {
         if let Some(Fault { code, because, .. }) = trouble {
             waiting.push(format!("the certificate is not renewed: {code}: {because}"));
         }
+        let disk = self.shared.config.disk.as_ref().and_then(disk::Handle::trouble);
+        waiting.extend(disk.map(|because| format!("records are kept in memory alone: {because}")));
         let dht = self.engine.dht();
         let sizes = dht.table_sizes();
         let is_infrastructure = |scope: &Scope| matches!(scope, Scope::Infrastructure);

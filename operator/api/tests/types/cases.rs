@@ -113,7 +113,7 @@ pub(crate) fn of_mesh() -> Vec<Case> {
         case("Unsupported value", service("NodePort"), service("ExternalName")),
         case("size is a quantity of bytes", size("1Mi"), size("1Ki")),
         case("size is a quantity of bytes", size("1.5Gi"), size("much")),
-        change(STORAGE, size("64Mi"), mesh(json!({})), size("128Mi")),
+        change(STORAGE, size("256Mi"), mesh(json!({})), size("128Mi")),
         change(
             STORAGE,
             storage(json!({ "storageClassName": "fast" })),
