@@ -8,6 +8,7 @@
 //! | file | holds |
 //! | --- | --- |
 //! | `bucket`, `table` | the servers that this node knows |
+//! | `subnet` | how many of them may be in one network |
 //! | `lookup` | one iterative lookup |
 //! | `store` | the records that it keeps for others |
 //! | `answer` | what it answers to requests |
@@ -29,6 +30,7 @@ pub mod keep;
 mod lease;
 pub mod lookup;
 pub mod store;
+mod subnet;
 mod table;
 mod upkeep;
 

@@ -37,8 +37,8 @@ pub(crate) enum Inserted {
     New,
     /// It was there; its addresses are replaced.
     Known,
-    /// The bucket is full, and it waits. This one, not seen for long, is to be pinged: when it
-    /// does not answer it makes room.
+    /// The bucket is full, or holds enough of its network, and it waits. This one, not seen for long, is
+    /// to be pinged: when it does not answer it makes room.
     Waiting {
         /// The contact to ping.
         doubtful: Option<Contact>,
@@ -46,12 +46,14 @@ pub(crate) enum Inserted {
 }
 
 impl Bucket {
-    /// A contact was met. With `has_room` false it can only wait. Gives also who no longer waits.
+    /// A contact was met. With `has_room` false it can only wait; `fits` says whether the table has room
+    /// for one more of its network. Gives also who no longer waits.
     pub(crate) fn insert(
         &mut self,
         now: Instant,
         contact: Contact,
         has_room: bool,
+        fits: bool,
         stale_after: Duration,
     ) -> (Inserted, Option<NodeId>) {
         let entry = Entry { contact, seen: now, is_pinged: false };
@@ -62,14 +64,14 @@ impl Bucket {
             return (Inserted::Known, None);
         }
         self.waiting.retain(|waiting| waiting.contact.id != id);
-        if has_room && self.entries.len() < K {
+        if has_room && fits && self.entries.len() < K {
             self.entries.push(entry);
             return (Inserted::New, None);
         }
         let is_crowded = self.waiting.len() >= WAITING;
         let forgotten = is_crowded.then(|| self.waiting.remove(0).contact.id);
         self.waiting.push(entry);
-        let oldest = self.entries.first_mut();
+        let oldest = self.entries.first_mut().filter(|_| fits);
         let doubtful = oldest.filter(|oldest| {
             !oldest.is_pinged && now.saturating_duration_since(oldest.seen) >= stale_after
         });
@@ -88,15 +90,26 @@ impl Bucket {
         }
     }
 
-    /// The node is gone. Of those waiting, the one that came last takes its place.
-    pub(crate) fn remove(&mut self, id: NodeId) {
+    /// The node is gone. Gives whether that freed a place: for [`Bucket::promote`].
+    pub(crate) fn remove(&mut self, id: NodeId) -> bool {
         self.waiting.retain(|waiting| waiting.contact.id != id);
-        let Some(at) = self.entries.iter().position(|known| known.contact.id == id) else {
-            return;
-        };
-        self.entries.remove(at);
-        self.entries.extend(self.waiting.pop());
-        self.entries.sort_by_key(|entry| entry.seen);
+        let before = self.entries.len();
+        self.entries.retain(|known| known.contact.id != id);
+        self.entries.len() < before
+    }
+
+    /// One that waits takes a free place.
+    pub(crate) fn promote(&mut self, id: NodeId) {
+        debug_assert!(self.entries.len() < K, "a place is free");
+        if let Some(at) = self.waiting.iter().position(|waiting| waiting.contact.id == id) {
+            self.entries.push(self.waiting.remove(at));
+            self.entries.sort_by_key(|entry| entry.seen);
+        }
+    }
+
+    /// Those that wait, in the order in which they take places: who came last first.
+    pub(crate) fn waiting(&self) -> impl Iterator<Item = &Contact> {
+        self.waiting.iter().rev().map(|entry| &entry.contact)
     }
 
     /// The contacts, seen longest ago first.
@@ -124,7 +137,14 @@ mod tests {
     }
 
     fn insert(bucket: &mut Bucket, now: Instant, n: u8) -> Inserted {
-        bucket.insert(now, contact(n), true, STALE).0
+        bucket.insert(now, contact(n), true, true, STALE).0
+    }
+
+    fn remove(bucket: &mut Bucket, n: u8) {
+        let next = bucket.waiting().next().map(|contact| contact.id);
+        if let (true, Some(next)) = (bucket.remove(contact(n).id), next) {
+            bucket.promote(next);
+        }
     }
 
     fn full(now: Instant) -> Bucket {
@@ -141,7 +161,7 @@ mod tests {
         let mut bucket = full(now);
         let waits = insert(&mut bucket, now, 20);
         assert_eq!(waits, Inserted::Waiting { doubtful: None });
-        bucket.remove(contact(7).id);
+        remove(&mut bucket, 7);
         assert!(bucket.contacts().any(|known| known.id == contact(20).id));
         assert_eq!(bucket.len(), K);
     }
@@ -159,6 +179,16 @@ mod tests {
     }
 
     #[test]
+    fn one_too_many_of_a_network_waits_though_there_are_places_and_nobody_is_pinged_for_it() {
+        let now = Instant::now();
+        let mut bucket = Bucket::default();
+        insert(&mut bucket, now, 0);
+        let waits = bucket.insert(now + STALE, contact(1), true, false, STALE).0;
+        assert_eq!(waits, Inserted::Waiting { doubtful: None });
+        assert_eq!((bucket.len(), bucket.waiting().count()), (1, 1));
+    }
+
+    #[test]
     fn those_who_wait_are_bounded_and_the_newest_comes_first() {
         let now = Instant::now();
         let mut bucket = full(now);
@@ -166,8 +196,8 @@ mod tests {
             insert(&mut bucket, now, n);
         }
         assert_eq!(bucket.waiting.len(), WAITING);
-        bucket.remove(contact(0).id);
-        bucket.remove(contact(0).id);
+        remove(&mut bucket, 0);
+        remove(&mut bucket, 0);
         assert_eq!((bucket.len(), bucket.waiting.len()), (K, WAITING - 1));
         assert!(bucket.contacts().any(|known| known.id == contact(59).id));
     }

@@ -9,7 +9,7 @@ use std::time::Instant;
 use macula_identity::{Identity, NodeId, Place, RealmName};
 
 use super::bucket::{Bucket, Inserted};
-use super::{K, STALE_AFTER};
+use super::{K, STALE_AFTER, subnet};
 use crate::key::{BITS, Key, Scope};
 use crate::wire::Contact;
 
@@ -45,6 +45,11 @@ impl Tables {
             realms: BTreeMap::new(),
             scopes: BTreeMap::new(),
         }
+    }
+
+    /// Where the servers of a realm are kept: of each public network a few.
+    fn diverse() -> Table {
+        Table { is_diverse: true, ..Table::default() }
     }
 
     /// The table of a node that serves, when this node keeps it.
@@ -84,7 +89,7 @@ impl Tables {
                 self.realms.get_mut(realm).expect("looked for above")
             }
             Scope::Realm(_) if self.realms.len() >= MAX_REALMS => return None,
-            Scope::Realm(realm) => self.realms.entry(realm.clone()).or_default(),
+            Scope::Realm(realm) => self.realms.entry(realm.clone()).or_insert_with(Self::diverse),
         };
         let id = contact.id;
         let (inserted, forgotten) = table.insert(now, me, contact);
@@ -206,6 +211,9 @@ struct Table {
     buckets: BTreeMap<usize, Bucket>,
     /// How many contacts have a place.
     len: usize,
+    /// Whether each public network has a few places only. Not of infrastructure: only the operator's own
+    /// has its certificates, and often all of it is in one network.
+    is_diverse: bool,
 }
 
 impl Table {
@@ -213,11 +221,41 @@ impl Table {
     fn insert(&mut self, now: Instant, me: Key, contact: Contact) -> (Inserted, Option<NodeId>) {
         let index = me.distance(contact.id).leading_zeros();
         debug_assert!(index < BITS, "a node is not its own contact");
-        let has_room = self.len < MAX_CONTACTS;
+        let (has_room, fits) = (self.len < MAX_CONTACTS, self.fits(index, &contact));
         let bucket = self.buckets.entry(index).or_default();
-        let (inserted, forgotten) = bucket.insert(now, contact, has_room, STALE_AFTER);
+        // One that has moved into a network of which there are enough gives its place up.
+        let is_out = !fits && bucket.remove(contact.id);
+        let (inserted, forgotten) = bucket.insert(now, contact, has_room, fits, STALE_AFTER);
         self.len += usize::from(inserted == Inserted::New);
+        if is_out {
+            self.len -= 1;
+            self.promote(index);
+        }
         (inserted, forgotten)
+    }
+
+    /// Whether there are few enough of its networks in this bucket and in the table.
+    fn fits(&self, index: usize, contact: &Contact) -> bool {
+        if !self.is_diverse {
+            return true;
+        }
+        let subnets = subnet::of(contact);
+        let is_other = |other: &&Contact| other.id != contact.id;
+        let near = self.buckets.get(&index).into_iter().flat_map(Bucket::contacts);
+        subnet::fits(&subnets, near.filter(is_other), subnet::MAX_PER_BUCKET)
+            && subnet::fits(&subnets, self.contacts().filter(is_other), subnet::MAX_PER_TABLE)
+    }
+
+    /// A place is free: of those who wait and may have it, the one that came last takes it.
+    fn promote(&mut self, index: usize) {
+        let Some(bucket) = self.buckets.get(&index) else { return };
+        let mut waiting = bucket.waiting();
+        let next = waiting.find(|contact| self.fits(index, contact)).map(|contact| contact.id);
+        drop(waiting);
+        if let (Some(next), Some(bucket)) = (next, self.buckets.get_mut(&index)) {
+            bucket.promote(next);
+            self.len += 1;
+        }
     }
 
     fn bucket(&mut self, me: Key, id: NodeId) -> Option<&mut Bucket> {
@@ -227,11 +265,13 @@ impl Table {
     fn remove(&mut self, me: Key, id: NodeId) {
         let index = me.distance(id).leading_zeros();
         let Some(bucket) = self.buckets.get_mut(&index) else { return };
-        let before = bucket.len();
-        bucket.remove(id);
-        self.len = self.len - before + bucket.len();
+        let is_free = bucket.remove(id);
         if bucket.is_empty() {
             self.buckets.remove(&index);
+        }
+        if is_free {
+            self.len -= 1;
+            self.promote(index);
         }
     }
 

@@ -1,5 +1,6 @@
 //! The tables against a plain list of the same contacts.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -64,7 +65,89 @@ fn a_realms_table_is_bounded_whatever_ids_come() {
     assert_eq!(tables.sizes().nth(1), Some((scope, MAX_CONTACTS)));
 }
 
+#[test]
+fn of_a_public_network_a_few_are_known_and_the_next_waits_until_one_of_them_is_gone() {
+    let mut tables = tables();
+    let (now, scope) = (Instant::now(), Scope::Realm(realm("r")));
+    let at = |id: [u8; 20], ip: &str| Contact {
+        addresses: vec![SocketAddr::new(ip.parse().unwrap(), 9443)],
+        ..contact(id)
+    };
+    let id = |bucket: u8, n: u8| {
+        let mut random = [0; 20];
+        random[19] = n;
+        let id = crate::key::Distance::within_bucket(bucket.into(), random);
+        *id.from(Key::from_bytes([0; 20])).as_bytes()
+    };
+    let known = |tables: &Tables, id| tables.get(NodeId::from_bytes(id)).is_some();
+    for n in 0..4 {
+        tables.insert(now, scope.clone(), at(id(0, n), &format!("203.0.113.{n}")));
+        tables.insert(now, scope.clone(), at(id(0, 10 + n), &format!("10.0.0.{n}")));
+    }
+    let public = |tables: &Tables| [0, 1, 2, 3].map(|n| known(tables, id(0, n)));
+    assert_eq!(public(&tables), [true, true, false, false]);
+    assert!((10..14).all(|n| known(&tables, id(0, n))), "a cluster is one network");
+    tables.remove(NodeId::from_bytes(id(0, 11)));
+    assert_eq!(public(&tables), [true, true, false, false], "the place is not for them");
+    tables.remove(NodeId::from_bytes(id(0, 1)));
+    assert_eq!(public(&tables), [true, false, false, true]);
+    // Who moves in where there are enough moves out.
+    tables.insert(now, scope.clone(), at(id(0, 12), "203.0.113.12"));
+    assert_eq!(public(&tables), [true, false, false, true]);
+    assert!(!known(&tables, id(0, 12)));
+    // Ten in all buckets together.
+    for bucket in 1..10 {
+        for n in 0..2 {
+            tables.insert(now, scope.clone(), at(id(bucket, n), "203.0.113.99"));
+        }
+    }
+    assert_eq!(tables.sizes().nth(1), Some((scope.clone(), 10 + 2)), "and two of the cluster");
+    tables.insert(now, scope, at(id(9, 9), "203.0.114.1"));
+    assert!(known(&tables, id(9, 9)), "the next network has its own places");
+    // Infrastructure is the operator's own.
+    for n in 0..20 {
+        tables.insert(now, Scope::Infrastructure, at(id(20, n), "203.0.113.7"));
+    }
+    assert_eq!(tables.infrastructure.len, 20);
+}
+
 proptest! {
+    /// Whoever comes, moves and goes, and in whatever order.
+    #[test]
+    fn no_public_network_fills_a_bucket_or_a_table(
+        steps in prop::collection::vec((0..8_u8, 0..5_usize, 0..12_u8, 0..3_u8), 1..300),
+    ) {
+        let mut tables = tables();
+        let (now, scope) = (Instant::now(), Scope::Realm(realm("r")));
+        for (deed, bucket, n, network) in steps {
+            let mut random = [0; 20];
+            random[19] = n;
+            let id = crate::key::Distance::within_bucket(bucket, random).from(tables.me);
+            if deed == 0 {
+                tables.remove(NodeId::from_bytes(*id.as_bytes()));
+            } else {
+                let address = format!("203.0.{network}.{n}:1").parse().unwrap();
+                let contact = Contact { addresses: vec![address], ..contact(*id.as_bytes()) };
+                tables.insert(now, scope.clone(), contact);
+            }
+            let Some(table) = tables.realms.get(&realm("r")) else { continue };
+            let count = |contacts: &mut dyn Iterator<Item = &Contact>, network: u8| {
+                let of = subnet::of(&Contact {
+                    addresses: vec![format!("203.0.{network}.1:1").parse().unwrap()],
+                    ..contact([1; 20])
+                });
+                contacts.filter(|contact| subnet::of(contact) == of).count()
+            };
+            prop_assert_eq!(table.contacts().count(), table.len);
+            for network in 0..3 {
+                prop_assert!(count(&mut table.contacts(), network) <= 10);
+                for bucket in table.buckets.values() {
+                    prop_assert!(count(&mut bucket.contacts(), network) <= 2);
+                }
+            }
+        }
+    }
+
     #[test]
     fn the_closest_are_those_of_a_sorted_list(
         steps in prop::collection::vec(
