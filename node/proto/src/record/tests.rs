@@ -185,11 +185,27 @@ fn a_record_ends_at_its_expiry_and_with_its_certificate() {
 }
 
 #[test]
+fn a_publisher_has_started_by_now_or_its_clock_is_a_little_ahead() {
+    let world = World::new();
+    let peer = world.peer("r", "a");
+    let skew = u64::try_from(macula_identity::verify::SKEW.as_millis()).unwrap();
+    let since = |incarnation| {
+        let record = Record { incarnation, ..provider("r", "cart.add") };
+        world.judge(&peer, &record).map(|_| ())
+    };
+    assert_eq!(since(0), Ok(()));
+    assert_eq!(since(NOON_MS), Ok(()));
+    assert_eq!(since(NOON_MS + skew), Ok(()));
+    assert_eq!(since(NOON_MS + skew + 1), Err(Code::InvalidRecord));
+    assert_eq!(since(u64::MAX), Err(Code::InvalidRecord));
+}
+
+#[test]
 fn a_certificate_that_was_believed_once_still_expires() {
     let world = World::new();
     let peer = world.peer("r", "a");
     let end_ms = peer.identity.not_after * 1000;
-    let record = Record { expiry_ms: end_ms, ..provider("r", "cart.add") };
+    let record = Record { incarnation: 0, expiry_ms: end_ms, ..provider("r", "cart.add") };
     let signed = sign(&record, &peer.key, &peer.chain).unwrap();
     let mut verifier = Verifier::new(world.trust());
     assert!(verifier.verify(world.now, &signed).is_ok());

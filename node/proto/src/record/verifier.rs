@@ -80,6 +80,13 @@ impl Verifier {
             let ago = now.unix_ms.saturating_sub(record.expiry_ms);
             return Err(Fault::new(Code::RecordExpired, format!("it expired {ago} ms ago")));
         }
+        // A later start of the same publisher, with its clock right, could never take this one's place.
+        let ahead = record.incarnation.saturating_sub(now.unix_ms);
+        if u128::from(ahead) > SKEW.as_millis() {
+            return Err(invalid(format!(
+                "its publisher started {ahead} ms from now, by this clock"
+            )));
+        }
         let publisher = self.identify(now, &signed.certificate)?;
         match &publisher.subject.place {
             Place::Realm(realm) if *realm == record.realm => {}

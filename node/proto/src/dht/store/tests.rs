@@ -121,12 +121,17 @@ fn the_greatest_numbers_do_no_harm_now_nor_later() {
     let mut shelf = Shelf::new(LIMITS);
     let peer = shelf.peer("p");
     let expiry_ms = peer.identity.not_after * 1000;
-    let record = Record { expiry_ms, ..at(u64::MAX, u64::MAX) };
+    let record = Record { expiry_ms, ..at(NOON_MS, u64::MAX) };
     assert_eq!(shelf.put_code(&peer, &record), Ok(()));
-    let unbounded = Record { expiry_ms: u64::MAX, ..record };
+    let unbounded = Record { expiry_ms: u64::MAX, ..record.clone() };
     assert_eq!(shelf.put_code(&peer, &unbounded), Err(Code::InvalidRecord));
+    let unborn = Record { incarnation: u64::MAX, ..record };
+    assert_eq!(shelf.put_code(&peer, &unborn), Err(Code::InvalidRecord));
     // A day was asked for; MAX_TTL is what it gets.
-    shelf.now = shelf.now + MAX_TTL;
+    shelf.now = shelf.now + (MAX_TTL - Duration::from_millis(1));
+    shelf.store.expire(shelf.now);
+    assert_eq!(shelf.store.len(), 1);
+    shelf.now = shelf.now + Duration::from_millis(1);
     shelf.store.expire(shelf.now);
     assert_eq!(shelf.store.len(), 0);
     shelf.check();
