@@ -12,6 +12,7 @@
 //! | `lookup` | one iterative lookup |
 //! | `store` | the records that it keeps for others |
 //! | `answer` | what it answers to requests |
+//! | `budget` | how many of them, and how long it leaves alone who is asked too much |
 //! | `ask` | its requests and lookups under way |
 //! | `gather` | the records that a lookup has found |
 //! | `follow` | the names that it follows: looked up once, and told as they change |
@@ -24,6 +25,7 @@ mod announce;
 mod answer;
 mod ask;
 mod bucket;
+pub mod budget;
 mod follow;
 mod gather;
 pub mod keep;
@@ -79,6 +81,8 @@ pub struct Config {
     /// Whether changes of it are noted for [`Dht::poll_kept`]. Without somebody who takes them they
     /// only cost memory.
     pub keep: bool,
+    /// How many requests are answered to whom.
+    pub budget: budget::Limits,
 }
 
 impl Default for Config {
@@ -90,6 +94,7 @@ impl Default for Config {
             refresh_every: Duration::from_secs(600),
             store: store::Limits::default(),
             keep: false,
+            budget: budget::Limits::default(),
         }
     }
 }
@@ -187,6 +192,8 @@ pub struct Counters {
     pub requests_sent: u64,
     /// Requests that failed, were refused or timed out.
     pub requests_failed: u64,
+    /// Requests of others that were refused since there were too many.
+    pub requests_over_budget: u64,
     /// Records of others that were refused, by this node as a storer or as a reader.
     pub records_refused: u64,
     /// Records that made room for others.
@@ -208,6 +215,8 @@ pub struct Dht {
     tables: table::Tables,
     store: store::Store,
     requests: ask::Requests,
+    budgets: budget::Budgets,
+    rests: budget::Rests,
     lookups: BTreeMap<LookupId, ask::Running>,
     announcements: announce::Announcements,
     upkeep: upkeep::Upkeep,
@@ -236,6 +245,8 @@ impl Dht {
             verifier: Verifier::new(trust),
             rng,
             requests: ask::Requests::default(),
+            budgets: budget::Budgets::default(),
+            rests: budget::Rests::default(),
             lookups: BTreeMap::new(),
             announcements: announce::Announcements::default(),
             upkeep: upkeep::Upkeep::default(),

@@ -579,12 +579,11 @@ impl Engine {
 /// What another node says went wrong. A code of a later version is `internal`, with its words.
 #[must_use]
 pub fn fault_of(failure: message::Failure) -> Fault {
-    let code = Code::from_number(failure.code.into()).unwrap_or(Code::Internal);
-    Fault::new(code, failure.because.chars().take(1024).collect::<String>())
+    failure.into()
 }
 
 /// The message that tells another node of a fault.
 #[must_use]
 pub fn failure_of(fault: &Fault) -> message::Failure {
-    message::Failure { code: fault.code.number(), because: fault.because.clone() }
+    fault.into()
 }

@@ -6,6 +6,7 @@
 //! a code may be added, never renamed or renumbered.
 
 use std::fmt;
+use std::time::Duration;
 
 macro_rules! table {
     ($($Code:ident = $number:literal, $name:literal, $status:literal, $retry:ident,
@@ -321,13 +322,15 @@ pub struct Fault {
     pub tried: String,
     /// Why it failed this time.
     pub because: String,
+    /// After how long it may be tried again, when the other side said so.
+    pub retry_after: Option<Duration>,
 }
 
 impl Fault {
     /// A fault of this code, because of this.
     #[must_use]
     pub fn new(code: Code, because: impl Into<String>) -> Self {
-        Self { code, tried: String::new(), because: because.into() }
+        Self { code, tried: String::new(), because: because.into(), retry_after: None }
     }
 
     /// A fault whose cause is what the table says.
@@ -340,6 +343,15 @@ impl Fault {
     #[must_use]
     pub fn tried(mut self, tried: impl Into<String>) -> Self {
         self.tried = tried.into();
+        self
+    }
+}
+
+impl Fault {
+    /// The same fault, of something that may be tried again after this long.
+    #[must_use]
+    pub const fn retry_after(mut self, pause: Duration) -> Self {
+        self.retry_after = Some(pause);
         self
     }
 }

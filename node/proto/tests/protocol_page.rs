@@ -75,6 +75,7 @@ fn frames() -> BTreeMap<&'static str, Frame> {
             response(response::Body::Failure(message::Failure {
                 code: 0x40,
                 because: "no".to_owned(),
+                retry_after_ms: 0,
             })),
         ),
         ("flow-open", Frame::FlowOpen(message::FlowOpen { incarnation })),

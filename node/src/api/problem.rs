@@ -55,7 +55,7 @@ impl Problem {
     }
 
     fn document(&self) -> Vec<u8> {
-        let Fault { code, tried, because } = &self.fault;
+        let Fault { code, tried, because, retry_after: _ } = &self.fault;
         let mut document = json!({
             "type": code.page(),
             "title": code.title(),

@@ -164,7 +164,7 @@ impl Deref for Failure {
 }
 
 impl From<Fault> for Failure {
-    fn from(Fault { code, tried, because }: Fault) -> Self {
+    fn from(Fault { code, tried, because, retry_after: _ }: Fault) -> Self {
         Self::new(code, tried, because)
     }
 }

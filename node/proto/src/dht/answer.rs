@@ -25,8 +25,8 @@ impl Dht {
     /// that node is seen to be.
     ///
     /// # Errors
-    /// What travels back: `not_a_server`, `realm_mismatch`, `invalid_request`, what is wrong with
-    /// a record, `unknown_request` for what is not the DHT's.
+    /// What travels back: `not_a_server`, `overloaded`, `realm_mismatch`, `invalid_request`, what is wrong
+    /// with a record, `unknown_request` for what is not the DHT's.
     pub fn handle_request(
         &mut self,
         now: Now,
@@ -35,6 +35,9 @@ impl Dht {
         body: request::Body,
     ) -> Result<response::Body, Fault> {
         self.tables.touch(now.instant, from.id);
+        if self.is_server() {
+            self.check_budget(now, from, &body)?;
+        }
         match body {
             request::Body::Ping(message::Ping {}) => Ok(response::Body::Pong(message::Pong {})),
             request::Body::Call(_) => Err(Fault::of(Code::UnknownRequest)),
@@ -71,7 +74,8 @@ impl Dht {
                     wanted => match self.lease(now, from, observed, (key, realm), wanted) {
                         Ok(length) => (length, None),
                         Err(Fault { code, because, .. }) => {
-                            (0, Some(message::Failure { code: code.number(), because }))
+                            let code = code.number();
+                            (0, Some(message::Failure { code, because, ..Default::default() }))
                         }
                     },
                 };

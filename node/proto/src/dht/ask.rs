@@ -171,7 +171,11 @@ impl Dht {
         let Some(running) = self.lookups.get_mut(&id) else { return };
         let mut to_ask = Vec::new();
         while let Some(contact) = running.lookup.poll_ask() {
-            to_ask.push(contact);
+            if self.rests.is_resting(now, contact.id) {
+                running.lookup.on_skipped(contact.id);
+            } else {
+                to_ask.push(contact);
+            }
         }
         if running.lookup.is_finished() {
             let running = self.lookups.remove(&id).expect("looked for above");
@@ -258,10 +262,7 @@ impl Dht {
     ) {
         let Some(Pending { to, purpose, .. }) = self.requests.remove(id) else { return };
         let result = result.and_then(|body| match body {
-            response::Body::Failure(failure) => Err(Fault::new(
-                Code::from_number(failure.code.into()).unwrap_or(Code::Internal),
-                failure.because,
-            )),
+            response::Body::Failure(failure) => Err(failure.into()),
             response::Body::Pong(_)
             | response::Body::Nodes(_)
             | response::Body::Values(_)
@@ -274,7 +275,10 @@ impl Dht {
             Err(fault) if is_gone(fault) => self.tables.remove(to),
             Ok(_) | Err(_) => self.tables.touch(now.instant, to),
         }
-        self.counters.requests_failed += u64::from(result.is_err());
+        if let Err(fault) = &result {
+            self.counters.requests_failed += 1;
+            self.note_pause(now, to, fault);
+        }
         match purpose {
             Purpose::Ping => {}
             Purpose::Lookup(lookup) => {

@@ -517,3 +517,58 @@ fn a_lookup_ends_at_its_deadline_and_not_before() {
     assert_eq!((found.asked, found.answered, found.rounds), (1, 0, 0));
     assert!(net.nodes[&a].contacts(b.into(), &Scope::Infrastructure, 1).len() == 1);
 }
+
+#[test]
+fn whoever_asks_too_much_is_told_when_to_come_back_and_is_left_alone_until_then() {
+    let mut net = Net::new();
+    let (a, b) = (net.add(Place::Bootstrap, true), net.add(Place::Bootstrap, true));
+    let peer = net.peer("r", false);
+    let few = budget::Rate { per_second: 10, burst: 3 };
+    net.nodes.get_mut(&a).unwrap().config.budget.peer = few;
+    let target = Bytes::from_static(&[0; 20]);
+    let find = request::Body::FindNode(message::FindNode { target, realm: String::new() });
+    net.pass(Duration::from_secs(20));
+    for _ in 0..3 {
+        assert!(net.ask(peer, a, find.clone()).is_ok());
+    }
+    let refused = net.ask(peer, a, find.clone()).unwrap_err();
+    assert_eq!(refused.code, Code::Overloaded);
+    let pause = refused.retry_after.unwrap();
+    assert!(refused.because.contains("come back in 250 ms"), "{}", refused.because);
+    let ping = request::Body::Ping(message::Ping {});
+    assert!(net.ask(peer, a, ping).is_ok());
+    assert!(net.ask(b, a, find).is_ok(), "infrastructure has a budget of its own");
+    assert_eq!(net.nodes[&a].counters().requests_over_budget, 1);
+
+    // The lookup that hears it goes on without that node, which stays known.
+    let asked = |net: &mut Net| {
+        let now = net.now;
+        let dht = net.nodes.get_mut(&peer).unwrap();
+        let before = dht.counters().requests_sent;
+        dht.find_nodes(now, Key::from_bytes([9; 20]), Scope::Realm(realm("r")));
+        net.run();
+        net.nodes[&peer].counters().requests_sent - before
+    };
+    assert_eq!(asked(&mut net), 2);
+    assert_eq!(asked(&mut net), 1, "it is left alone");
+    assert_eq!(net.nodes[&peer].contacts(a.into(), &Scope::Infrastructure, 2).len(), 2);
+    net.now = net.now + (pause - Duration::from_millis(1));
+    assert_eq!(asked(&mut net), 1);
+    net.now = net.now + Duration::from_millis(1);
+    assert_eq!(asked(&mut net), 2);
+}
+
+#[test]
+fn a_peer_that_joins_with_a_thousand_announcements_is_within_its_budget() {
+    let mut net = Net::new();
+    let server = net.add(Place::Bootstrap, true);
+    let peer = net.peer("r", false);
+    let now = net.now;
+    for n in 0..1000 {
+        let dht = net.nodes.get_mut(&peer).unwrap();
+        dht.announce(now, record::Kind::Provider, &format!("p{n}"));
+    }
+    net.run();
+    assert_eq!(net.nodes[&server].records(), 1000);
+    assert_eq!(net.nodes[&server].counters().requests_over_budget, 0);
+}

@@ -205,6 +205,8 @@ fn what_is_noted_is_bounded_however_slow_the_disk_is() {
     let mut keeper = Keeper::with(limits);
     let peer = keeper.world.peer("r", "a");
     for n in 0..5000 {
+        // No faster than one node's budget.
+        keeper.now = keeper.now + Duration::from_millis(1);
         keeper.store(&peer, &provider("r", &format!("p{n}")));
         if n == 100 {
             keeper.write();
