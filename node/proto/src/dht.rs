@@ -19,6 +19,7 @@
 //! | `lease` | the keys that others follow, and what they are told |
 //! | `announce` | its own records, republished until withdrawn |
 //! | `keep` | what lasts over a restart, on a disk that the shell has |
+//! | `replicate` | others' records, brought where they belong when infrastructure comes or goes |
 //! | `upkeep` | the lookups that fill and refresh the tables |
 
 mod announce;
@@ -31,6 +32,7 @@ mod gather;
 pub mod keep;
 mod lease;
 pub mod lookup;
+mod replicate;
 pub mod store;
 mod subnet;
 mod table;
@@ -196,6 +198,8 @@ pub struct Counters {
     pub requests_over_budget: u64,
     /// Records of others that were refused, by this node as a storer or as a reader.
     pub records_refused: u64,
+    /// Records of others that this node sent where they belong.
+    pub records_replicated: u64,
     /// Records that made room for others.
     pub records_evicted: u64,
 }
@@ -222,6 +226,7 @@ pub struct Dht {
     upkeep: upkeep::Upkeep,
     leases: lease::Leases,
     following: follow::Following,
+    replication: replicate::Replication,
     next_lookup: u64,
     outputs: VecDeque<Output>,
     counters: Counters,
@@ -250,6 +255,7 @@ impl Dht {
             lookups: BTreeMap::new(),
             announcements: announce::Announcements::default(),
             upkeep: upkeep::Upkeep::default(),
+            replication: replicate::Replication::default(),
             next_lookup: 0,
             outputs: VecDeque::new(),
             counters: Counters::default(),
@@ -276,17 +282,19 @@ impl Dht {
     pub fn handle_connected(&mut self, now: Now, peer: &Identity, addresses: Vec<SocketAddr>) {
         let Some(scope) = self.tables.scope_of(peer) else {
             // Its grant may have been withdrawn with the renewal of its certificate.
-            self.tables.remove(peer.id);
+            self.forget(now, peer.id);
             return;
         };
         let contact = Contact { id: peer.id, addresses: dialable(addresses) };
         if contact.addresses.is_empty() {
             return;
         }
-        let is_new = self.tables.get(peer.id).is_none();
-        let doubtful = self.tables.insert(now.instant, scope.clone(), contact);
+        let (is_new, doubtful) = self.tables.insert(now.instant, scope.clone(), contact);
         if let Some(contact) = doubtful {
             self.ping(now, contact);
+        }
+        if is_new && scope == Scope::Infrastructure {
+            self.on_came(now, peer.id);
         }
         self.join(now, scope);
         self.announce_unkept(now);
@@ -299,7 +307,7 @@ impl Dht {
     /// Otherwise it stays in the table, and is connected again when needed.
     pub fn handle_disconnected(&mut self, now: Now, node: NodeId, failed: bool) {
         if failed {
-            self.tables.remove(node);
+            self.forget(now, node);
             self.fail_requests_of(now, node);
             self.announce_lost(now, node);
             self.drop_leases(node);
@@ -319,6 +327,7 @@ impl Dht {
         self.push_due(now);
         self.follow_due(now);
         self.guard_due(now);
+        self.replicate(now);
     }
 
     /// When to call [`Dht::handle_timeout`], and why.
@@ -332,6 +341,7 @@ impl Dht {
             self.upkeep.poll_timeout(),
             self.leases.poll_timeout(),
             self.following.poll_timeout(),
+            self.replication.poll_timeout(),
         ])
     }
 

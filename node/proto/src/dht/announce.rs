@@ -349,7 +349,10 @@ impl Dht {
         let holders = keepers.iter().map(|keeper| (keeper.id, (keeper.clone(), until)));
         announcement.holders.extend(holders);
         for keeper in keepers {
-            let body = request::Body::Store(message::Store { record: Some(signed.clone()) });
+            let body = request::Body::Store(message::Store {
+                record: Some(signed.clone()),
+                addresses: Vec::new(),
+            });
             self.send(now, keeper, body, Purpose::Round(round.clone()));
         }
     }

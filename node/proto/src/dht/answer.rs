@@ -92,11 +92,11 @@ impl Dht {
                     refused,
                 }))
             }
-            request::Body::Store(message::Store { record }) => self
-                .keep(now, from, observed, record, false)
+            request::Body::Store(message::Store { record, addresses }) => self
+                .keep(now, from, (observed, addresses), record, false)
                 .map(|()| response::Body::Stored(message::Stored {})),
             request::Body::Delete(message::Delete { record }) => self
-                .keep(now, from, observed, record, true)
+                .keep(now, from, (observed, Vec::new()), record, true)
                 .map(|()| response::Body::Deleted(message::Deleted {})),
         }
     }
@@ -174,13 +174,13 @@ impl Dht {
         &mut self,
         now: Now,
         from: &Identity,
-        observed: SocketAddr,
+        met: (SocketAddr, Vec<message::Address>),
         signed: Option<message::SignedRecord>,
         withdrawn: bool,
     ) -> Result<(), Fault> {
         let kept = signed
             .ok_or_else(|| Fault::new(Code::InvalidRecord, "there is none in the request"))
-            .and_then(|signed| self.try_keep(now, from, observed, &signed, withdrawn));
+            .and_then(|signed| self.try_keep(now, from, met, &signed, withdrawn));
         self.counters.records_refused += u64::from(kept.is_err());
         kept
     }
@@ -189,10 +189,12 @@ impl Dht {
         &mut self,
         now: Now,
         from: &Identity,
-        observed: SocketAddr,
+        (observed, told): (SocketAddr, Vec<message::Address>),
         signed: &message::SignedRecord,
         withdrawn: bool,
     ) -> Result<(), Fault> {
+        let is_infrastructure = from.subject.role().is_infrastructure();
+        let observed = SocketAddr::new(observed.ip().to_canonical(), observed.port());
         let verified = self.verifier.verify(now, signed)?;
         if !self.tables.keeps(&verified.record.realm) {
             let because = "this node serves another realm";
@@ -203,15 +205,16 @@ impl Dht {
             return Err(Fault::new(Code::InvalidRecord, because));
         }
         let is_own = verified.publisher.id == from.id;
-        if !is_own && !from.subject.role().is_infrastructure() {
+        if !is_own && !is_infrastructure {
             let because = "a peer stores its own records only";
             return Err(Fault::new(Code::Unauthorized, because));
         }
-        // Infrastructure may bring the records of others, for when a storer replicates what it
-        // keeps; it says nothing of where it met them.
-        let observed = SocketAddr::new(observed.ip().to_canonical(), observed.port());
-        let observed = dialable([observed]).pop().filter(|_| is_own);
-        self.keep_verified(now, &verified, observed)
+        // Infrastructure may bring the records of others: a storer replicates what it keeps.
+        let (observed, told) = match is_own {
+            true => (dialable([observed]).pop(), Vec::new()),
+            false => (None, dialable(told.into_iter().filter_map(|it| it.try_into().ok()))),
+        };
+        self.keep_verified(now, &verified, observed, told)
     }
 
     /// Keeps a record of this node's own.
@@ -221,17 +224,22 @@ impl Dht {
         signed: &message::SignedRecord,
     ) -> Result<(), Fault> {
         let verified = self.verifier.verify(now, signed)?;
-        self.keep_verified(now, &verified, None)
+        self.keep_verified(now, &verified, None, Vec::new())
     }
 
+    /// `observed` is where this node met the publisher, `told` where infrastructure did.
     fn keep_verified(
         &mut self,
         now: Now,
         verified: &VerifiedRecord,
         observed: Option<SocketAddr>,
+        told: Vec<SocketAddr>,
     ) -> Result<(), Fault> {
-        if self.store.insert(now, verified, observed)? {
-            self.push_changes(now, verified.record.key());
+        let is_news = self.store.insert(now, verified, observed)?;
+        let key = verified.record.key();
+        self.store.note_addresses(key, verified.publisher.id, told);
+        if is_news {
+            self.push_changes(now, key);
             self.follow_own(now, verified, observed);
         }
         Ok(())

@@ -48,6 +48,8 @@ pub(super) enum Purpose {
     Suspect,
     /// To tell the holder of a lease what has changed under this key.
     Push(Key),
+    /// To bring the node what others have published.
+    Replica,
 }
 
 impl Requests {
@@ -272,7 +274,7 @@ impl Dht {
             | response::Body::Noted(_) => Ok(body),
         });
         match &result {
-            Err(fault) if is_gone(fault) => self.tables.remove(to),
+            Err(fault) if is_gone(fault) => self.forget(now, to),
             Ok(_) | Err(_) => self.tables.touch(now.instant, to),
         }
         if let Err(fault) = &result {
@@ -289,6 +291,7 @@ impl Dht {
             Purpose::Lease(name) => self.on_lease_response(now, &name, (to, id), result),
             Purpose::Suspect => self.on_suspect_response(now, to, &result),
             Purpose::Push(key) => self.on_push_response(now, (key, to), id, result),
+            Purpose::Replica => self.on_replicated(now, &result),
         }
     }
 

@@ -8,6 +8,7 @@ mod keep;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::ops::Bound;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -17,7 +18,7 @@ use crate::error::{Code, Fault};
 use crate::key::Key;
 use crate::record::{self, MAX_TTL, VerifiedRecord};
 use crate::time::{Deadline, Now};
-use crate::wire::message;
+use crate::wire::{MAX_ADDRESSES, message};
 
 /// What a store keeps at most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,10 +66,10 @@ pub(crate) struct Entry {
     pub(crate) signed: message::SignedRecord,
     pub(crate) addresses: Vec<SocketAddr>,
     pub(crate) withdrawn: bool,
-    realm: RealmName,
+    pub(crate) realm: RealmName,
     /// Incarnation and sequence.
     order: (u64, u64),
-    expires_at: Instant,
+    pub(crate) expires_at: Instant,
     /// The count at which it came: [`Store::count`].
     pub(crate) age: u64,
 }
@@ -144,7 +145,8 @@ impl Store {
         let known = self.records.get(&key).and_then(|set| set.get(&publisher));
         if let Some(known) = known {
             later_or_same(known, &entry)?;
-            if observed.is_none() {
+            // Of another start its publisher may be elsewhere.
+            if observed.is_none() && known.order.0 == entry.order.0 {
                 entry.addresses.clone_from(&known.addresses);
             }
             let is_news = entry.order != known.order || entry.addresses != known.addresses;
@@ -162,6 +164,23 @@ impl Store {
         self.age += 1;
         self.put(key, publisher, entry);
         self.make_room(publisher).map(|()| true)
+    }
+
+    /// Notes where others have met the publisher of a record that is kept. They are tried last when it was
+    /// met here.
+    pub(crate) fn note_addresses(
+        &mut self,
+        key: Key,
+        publisher: NodeId,
+        addresses: Vec<SocketAddr>,
+    ) {
+        let set = self.records.get_mut(&key);
+        let Some(entry) = set.and_then(|set| set.get_mut(&publisher)) else { return };
+        for address in addresses {
+            if entry.addresses.len() < MAX_ADDRESSES && !entry.addresses.contains(&address) {
+                entry.addresses.push(address);
+            }
+        }
     }
 
     fn check_share(&mut self, key: Key, publisher: NodeId) -> Result<(), Fault> {
@@ -293,6 +312,24 @@ impl Store {
                 self.expiries.insert((until, key, publisher));
             }
         }
+    }
+
+    /// The record after this one, by key and then by publisher; first of all the first.
+    pub(crate) fn next(&self, after: Option<(Key, NodeId)>) -> Option<(Key, NodeId, &Entry)> {
+        let (rest, keys) = match after {
+            None => (None, (Bound::Unbounded, Bound::Unbounded)),
+            Some((key, publisher)) => {
+                let rest = (Bound::Excluded(publisher), Bound::Unbounded);
+                let rest = self.records.get(&key).and_then(|set| set.range(rest).next());
+                (rest.map(|found| (key, found)), (Bound::Excluded(key), Bound::Unbounded))
+            }
+        };
+        let next = || {
+            let (key, set) = self.records.range(keys).next()?;
+            Some((*key, set.first_key_value().expect("an empty set is removed")))
+        };
+        let (key, (publisher, entry)) = rest.or_else(next)?;
+        Some((key, *publisher, entry))
     }
 
     pub(crate) const fn len(&self) -> usize {

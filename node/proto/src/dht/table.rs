@@ -68,16 +68,16 @@ impl Tables {
         self.realm.as_ref().is_none_or(|mine| mine == realm)
     }
 
-    /// A server was met. Gives a contact to ping, when a full bucket holds one of which nothing
-    /// was heard for long.
+    /// A server was met. Gives whether it has a place that it did not have, and a contact to ping, when
+    /// a full bucket holds one of which nothing was heard for long.
     pub(crate) fn insert(
         &mut self,
         now: Instant,
         scope: Scope,
         contact: Contact,
-    ) -> Option<Contact> {
+    ) -> (bool, Option<Contact>) {
         if Key::from(contact.id) == self.me {
-            return None;
+            return (false, None);
         }
         if self.scopes.get(&contact.id).is_some_and(|known| *known != scope) {
             self.remove(contact.id);
@@ -88,7 +88,7 @@ impl Tables {
             Scope::Realm(realm) if self.realms.contains_key(realm) => {
                 self.realms.get_mut(realm).expect("looked for above")
             }
-            Scope::Realm(_) if self.realms.len() >= MAX_REALMS => return None,
+            Scope::Realm(_) if self.realms.len() >= MAX_REALMS => return (false, None),
             Scope::Realm(realm) => self.realms.entry(realm.clone()).or_insert_with(Self::diverse),
         };
         let id = contact.id;
@@ -98,8 +98,9 @@ impl Tables {
             self.scopes.remove(&forgotten);
         }
         match inserted {
-            Inserted::New | Inserted::Known => None,
-            Inserted::Waiting { doubtful } => doubtful,
+            Inserted::New => (true, None),
+            Inserted::Known => (false, None),
+            Inserted::Waiting { doubtful } => (false, doubtful),
         }
     }
 
@@ -111,17 +112,20 @@ impl Tables {
         }
     }
 
-    /// The node is gone, or serves no longer.
-    pub(crate) fn remove(&mut self, id: NodeId) {
+    /// The node is gone, or serves no longer. Gives in which table it had a place.
+    pub(crate) fn remove(&mut self, id: NodeId) -> Option<Scope> {
         let me = self.me;
+        let had_place = self.get(id).is_some();
         if let Some(table) = self.table_of(id) {
             table.remove(me, id);
         }
-        if let Some(Scope::Realm(realm)) = self.scopes.remove(&id)
-            && self.realms.get(&realm).is_some_and(|table| table.buckets.is_empty())
+        let scope = self.scopes.remove(&id)?;
+        if let Scope::Realm(realm) = &scope
+            && self.realms.get(realm).is_some_and(|table| table.buckets.is_empty())
         {
-            self.realms.remove(&realm);
+            self.realms.remove(realm);
         }
+        had_place.then_some(scope)
     }
 
     fn table_of(&mut self, id: NodeId) -> Option<&mut Table> {
@@ -129,6 +133,11 @@ impl Tables {
             Scope::Infrastructure => Some(&mut self.infrastructure),
             Scope::Realm(realm) => self.realms.get_mut(realm),
         }
+    }
+
+    /// The infrastructure that is known.
+    pub(crate) fn infrastructure(&self) -> impl Iterator<Item = &Contact> {
+        self.infrastructure.contacts()
     }
 
     /// The tables that a lookup in this scope runs over.

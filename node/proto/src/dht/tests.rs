@@ -349,12 +349,13 @@ fn a_peer_stores_its_own_records_only_and_deletes_only_what_is_withdrawn() {
     let (a, b) = (net.peer("r", false), net.peer("r", false));
     let me = net.nodes[&a].me.clone();
     let record = Some(sign(&provider("r", "x"), &me.key, &me.chain).unwrap());
-    let store = request::Body::Store(message::Store { record: record.clone() });
+    let store =
+        request::Body::Store(message::Store { record: record.clone(), addresses: Vec::new() });
     let delete = request::Body::Delete(message::Delete { record });
     assert_eq!(net.ask(b, server, store.clone()).unwrap_err().code, Code::Unauthorized);
     assert_eq!(net.ask(a, server, delete).unwrap_err().code, Code::InvalidRecord);
     assert!(net.ask(a, server, store).is_ok());
-    let nothing = request::Body::Store(message::Store { record: None });
+    let nothing = request::Body::Store(message::Store { record: None, addresses: Vec::new() });
     assert_eq!(net.ask(a, server, nothing).unwrap_err().code, Code::InvalidRecord);
     assert_eq!(net.nodes[&server].counters().records_refused, 3);
 }
@@ -366,7 +367,7 @@ fn a_server_of_one_realm_keeps_no_record_of_another() {
     let (server, other) = (net.peer("r", true), net.peer("s", false));
     let me = net.nodes[&other].me.clone();
     let record = Some(sign(&provider("s", "x"), &me.key, &me.chain).unwrap());
-    let store = request::Body::Store(message::Store { record });
+    let store = request::Body::Store(message::Store { record, addresses: Vec::new() });
     assert_eq!(net.ask(other, server, store).unwrap_err().code, Code::RealmMismatch);
 }
 
@@ -571,4 +572,135 @@ fn a_peer_that_joins_with_a_thousand_announcements_is_within_its_budget() {
     net.run();
     assert_eq!(net.nodes[&server].records(), 1000);
     assert_eq!(net.nodes[&server].counters().requests_over_budget, 0);
+}
+
+/// How many records each node has sent where they belong.
+fn replicated(net: &Net) -> u64 {
+    net.nodes.values().map(|dht| dht.counters().records_replicated).sum()
+}
+
+#[test]
+fn infrastructure_that_comes_is_brought_what_it_shall_keep_once_and_with_addresses() {
+    let mut net = Net::new();
+    for _ in 0..3 {
+        net.add(Place::Bootstrap, true);
+    }
+    let (a, b) = (net.peer("r", false), net.peer("r", false));
+    for n in 0..10 {
+        net.announce(a, &format!("p{n}"));
+    }
+    let now = net.now;
+    net.nodes.get_mut(&a).unwrap().withdraw(now, Kind::Provider, "p0");
+    net.run();
+    // From here on nobody but the infrastructure can bring them.
+    net.silent.insert(a);
+    assert_eq!(replicated(&net), 0);
+    let newcomer = net.add(Place::Bootstrap, true);
+    net.pass(Duration::from_secs(5));
+    assert_eq!(net.nodes[&newcomer].records(), 10, "the mark of the withdrawal among them");
+    assert_eq!(replicated(&net), 10, "each by one node");
+    net.silent.extend([net.order[0], net.order[1], net.order[2]]);
+    net.connect(b, newcomer);
+    let found = net.find(b, "p7");
+    assert_eq!(publishers(&found), [a]);
+    assert_eq!(found.records[0].addresses, [net.address(a)]);
+    assert_eq!(publishers(&net.find(b, "p0")), []);
+    net.silent.clear();
+    net.silent.insert(a);
+    // They expire when they would have.
+    net.pass(Config::default().record_ttl);
+    assert!(net.nodes.iter().all(|(id, dht)| *id == a || dht.records() == 0));
+}
+
+#[test]
+fn three_that_hold_everything_send_it_once_at_most_when_one_comes_back_and_then_are_quiet() {
+    let mut net = Net::new();
+    let keepers = [(); 3].map(|()| net.add(Place::Bootstrap, true));
+    let a = net.peer("r", false);
+    for n in 0..10 {
+        net.announce(a, &format!("p{n}"));
+    }
+    net.silent.insert(a);
+    for other in &keepers[1..] {
+        for (at, gone) in [(keepers[0], *other), (*other, keepers[0])] {
+            net.nodes.get_mut(&at).unwrap().handle_disconnected(net.now, gone, true);
+        }
+    }
+    net.pass(Duration::from_secs(5));
+    assert_eq!(replicated(&net), 0, "nobody has become the k-th of three");
+    for other in &keepers[1..] {
+        net.connect(keepers[0], *other);
+    }
+    net.pass(Duration::from_secs(5));
+    let sent = replicated(&net);
+    assert!((10..=30).contains(&sent), "{sent} sent");
+    net.pass(Duration::from_secs(60));
+    assert_eq!(replicated(&net), sent);
+    assert!(keepers.iter().all(|keeper| net.nodes[keeper].records() == 10));
+}
+
+#[test]
+fn who_has_become_the_kth_is_brought_what_the_one_that_went_kept() {
+    let mut net = Net::new();
+    for _ in 0..30 {
+        net.add(Place::Bootstrap, true);
+    }
+    net.pass(Duration::from_secs(10));
+    let a = net.peer("r", false);
+    let key = |n: usize| Key::of(&realm("r"), Kind::Provider, &format!("p{n}"));
+    for n in 0..10 {
+        assert_eq!(net.announce(a, &format!("p{n}")), K);
+    }
+    let gone = net.order[5];
+    net.silent.extend([a, gone]);
+    // The publisher does not notice, or it would bring them itself.
+    for id in net.order.clone().into_iter().filter(|id| *id != a) {
+        net.nodes.get_mut(&id).unwrap().handle_disconnected(net.now, gone, true);
+    }
+    net.run();
+    net.pass(Duration::from_secs(5));
+    let holds = |net: &Net, id: &NodeId, n| {
+        net.nodes[id].store.find(net.now, key(n), &realm("r"), a).count() == 1
+    };
+    for n in 0..10 {
+        let mut living: Vec<_> = net.order[..30].iter().copied().filter(|id| *id != gone).collect();
+        living.sort_by_key(|id| key(n).distance(*id));
+        assert!(living[..K].iter().all(|id| holds(&net, id, n)), "p{n}");
+        assert!(!living[K..].iter().any(|id| holds(&net, id, n)), "p{n}");
+    }
+    let sent = replicated(&net);
+    assert!((1..=10).contains(&sent), "{sent} sent");
+}
+
+#[test]
+fn where_a_publisher_is_infrastructure_may_say_and_a_peer_may_not() {
+    let mut net = Net::new();
+    let (server, other) = (net.add(Place::Bootstrap, true), net.add(Place::Bootstrap, true));
+    let (a, b) = (net.peer("r", false), net.peer("r", false));
+    let me = net.nodes[&a].me.clone();
+    let told: Vec<SocketAddr> = vec!["10.7.7.7:1".parse().unwrap(), "0.0.0.0:1".parse().unwrap()];
+    let store = |sequence| {
+        let record = record::Record { sequence, ..provider("r", "x") };
+        let record = Some(sign(&record, &me.key, &me.chain).unwrap());
+        let addresses = told.iter().map(|address| (*address).into()).collect();
+        request::Body::Store(message::Store { record, addresses })
+    };
+    let shown = |net: &Net| {
+        let key = provider("r", "x").key();
+        let realm = realm("r");
+        let mut found = net.nodes[&server].store.find(net.now, key, &realm, a);
+        found.next().map(|(_, entry)| entry.addresses.clone()).unwrap_or_default()
+    };
+    assert!(net.ask(other, server, store(1)).is_ok());
+    assert_eq!(shown(&net), [told[0]], "what can be dialled");
+    assert!(net.ask(a, server, store(1)).is_ok());
+    assert_eq!(shown(&net), [net.address(a)], "the publisher itself is where it is seen");
+    assert!(net.ask(other, server, store(1)).is_ok());
+    assert_eq!(shown(&net), [net.address(a), told[0]], "the same again adds");
+    assert!(net.ask(a, server, store(2)).is_ok());
+    assert_eq!(shown(&net), [net.address(a)]);
+    // What is kept already is no reason to let everybody bring it, or to keep it longer.
+    assert_eq!(net.ask(b, server, store(2)).unwrap_err().code, Code::Unauthorized);
+    net.now = net.now + Duration::from_secs(60);
+    assert_eq!(net.ask(other, server, store(2)).unwrap_err().code, Code::RecordExpired);
 }

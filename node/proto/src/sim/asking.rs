@@ -61,7 +61,7 @@ impl Swarm {
         }
         let trail = self.trail_of(from, to, &pending.body);
         self.node(from).asked.insert(pending.id, (to, trail));
-        if let request::Body::Store(message::Store { record: Some(record) })
+        if let request::Body::Store(message::Store { record: Some(record), .. })
         | request::Body::Delete(message::Delete { record: Some(record) }) = &pending.body
         {
             self.ledger.hear(from, &self.nodes[&from].me, record);

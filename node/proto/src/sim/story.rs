@@ -75,7 +75,7 @@ fn holds_record(request: &message::Request) -> bool {
 
 fn redact_request(mut request: message::Request) -> message::Request {
     if let Some(
-        request::Body::Store(message::Store { record })
+        request::Body::Store(message::Store { record, addresses: _ })
         | request::Body::Delete(message::Delete { record }),
     ) = &mut request.body
     {

@@ -36,7 +36,7 @@ impl Witness {
         self.is_ours(mine, from)?;
         match frame {
             Frame::Request(message::Request { body: Some(body) }) => match body {
-                request::Body::Store(message::Store { record })
+                request::Body::Store(message::Store { record, addresses: _ })
                 | request::Body::Delete(message::Delete { record }) => {
                     record.iter().try_for_each(|record| self.is_our_record(mine, record))
                 }

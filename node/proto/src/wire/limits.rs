@@ -31,13 +31,14 @@ pub(crate) const MAX_PATTERNS: usize = 64;
 /// No field may repeat, except scalars, of which the last counts.
 pub(crate) const PLAIN: Shape = &[field(3, 1, &[])];
 const ONE_RECORD: Shape = &[field(1, 1, &[])];
+const STORE: Shape = &[field(1, 1, &[]), field(2, MAX_ADDRESSES, &[])];
 pub(crate) const CONTACT: Shape = &[field(2, MAX_ADDRESSES, &[])];
 pub(crate) const STORED_RECORD: Shape = &[field(1, 1, &[]), field(2, MAX_ADDRESSES, &[])];
 pub(crate) const REQUEST: Shape = &[
     field(1, 1, &[]),
     field(2, 1, &[]),
     field(3, 1, &[field(4, 1, &[])]),
-    field(4, 1, ONE_RECORD),
+    field(4, 1, STORE),
     field(5, 1, ONE_RECORD),
     field(6, 1, &[field(6, MAX_HEADERS, &[])]),
     field(7, 1, &[field(2, 1, &[]), field(4, MAX_RECORDS, STORED_RECORD), field(5, MAX_LOST, &[])]),
@@ -146,6 +147,18 @@ mod tests {
         assert_eq!(check(RESPONSE, &nodes(20, 8)), Ok(()));
         assert_eq!(check(RESPONSE, &nodes(21, 8)).unwrap_err().code, Code::TooLarge);
         assert_eq!(check(RESPONSE, &nodes(20, 9)).unwrap_err().code, Code::TooLarge);
+    }
+
+    #[test]
+    fn a_record_comes_with_as_many_addresses_as_a_contact_has() {
+        let store = |addresses| {
+            let addresses = vec![message::Address::default(); addresses];
+            let store = message::Store { record: None, addresses };
+            let body = Some(message::request::Body::Store(store));
+            message::Request { body }.encode_to_vec()
+        };
+        assert_eq!(check(REQUEST, &store(MAX_ADDRESSES)), Ok(()));
+        assert_eq!(check(REQUEST, &store(MAX_ADDRESSES + 1)).unwrap_err().code, Code::TooLarge);
     }
 
     #[test]

@@ -42,7 +42,7 @@ impl Keeper {
 
     fn store(&mut self, peer: &Me, record: &crate::record::Record) {
         let record = Some(sign(record, &peer.key, &peer.chain).unwrap());
-        let body = request::Body::Store(message::Store { record });
+        let body = request::Body::Store(message::Store { record, addresses: Vec::new() });
         let observed = "10.0.0.1:9443".parse().unwrap();
         self.dht.handle_request(self.now, &peer.identity, observed, body).unwrap();
     }
