@@ -7,11 +7,12 @@ CARGO ?= cargo
 PREFIX ?= $(HOME)/.local
 SEED ?=
 STORY ?=
+TARGET ?= core
 STORIES_OF = $(CARGO) test --workspace --all-features --test stories --
 BIN = $(CARGO_TARGET_DIR)/debug
 
 .DEFAULT_GOAL := help
-.PHONY: help dev demo demo-laptop cluster cluster-down image test stories measure build install bench sim sim-swarm docs crds
+.PHONY: help dev demo demo-laptop cluster cluster-down image test stories measure build install bench sim sim-swarm fuzz docs crds
 
 help: ## print these verbs
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -38,6 +39,7 @@ test: ## formatting, lints and every test, the stories on a real cluster too (ST
 	$(CARGO) fmt --all --check
 	$(CARGO) fmt --manifest-path bench/Cargo.toml --check
 	$(CARGO) fmt --manifest-path node/examples/join/Cargo.toml --check
+	$(CARGO) fmt --manifest-path node/proto/fuzz/Cargo.toml --check
 	$(CARGO) clippy --workspace --all-targets --all-features -- -D warnings
 	e2e/tested
 	$(CARGO) test --workspace --all-features
@@ -74,8 +76,12 @@ sim: ## the mesh on virtual time, and how it grows; one story: make sim SCENARIO
 sim-swarm: ## stories of fresh seeds until one breaks a law: make sim-swarm FOR=10m
 	$(SIM) --swarm $(or $(FOR),10m) $(SEED:%=--seed %)
 
+fuzz: ## fuzz one target for some seconds: make fuzz TARGET=core FOR=60 (needs cargo-fuzz and a nightly compiler)
+	cd node/proto/fuzz && CARGO_TARGET_DIR=$(CARGO_TARGET_DIR)/fuzz $(CARGO) +nightly fuzz run --sanitizer none \
+		$(TARGET) -- -max_total_time=$(or $(FOR),60) -max_len=4096
+
 docs: crds ## write the pages that are printed from the code
-	UPDATE=1 $(CARGO) test -p macula-proto --test errors_page
+	UPDATE=1 $(CARGO) test -p macula-proto --test errors_page --test limits_page
 
 crds: ## print the definitions and their reference from the types
 	UPDATE=1 $(CARGO) test -p macula-api --test crds

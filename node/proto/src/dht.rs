@@ -20,6 +20,7 @@
 //! | `announce` | its own records, republished until withdrawn |
 //! | `keep` | what lasts over a restart, on a disk that the shell has |
 //! | `replicate` | others' records, brought where they belong when infrastructure comes or goes |
+//! | `limits` | what others can make it remember and do, as a table |
 //! | `upkeep` | the lookups that fill and refresh the tables |
 
 mod announce;
@@ -31,6 +32,7 @@ mod follow;
 mod gather;
 pub mod keep;
 mod lease;
+pub(crate) mod limits;
 pub mod lookup;
 mod replicate;
 pub mod store;
@@ -418,6 +420,15 @@ impl Dht {
     #[must_use]
     pub fn lookups(&self) -> usize {
         self.lookups.len()
+    }
+
+    /// Panics unless what each part remembers agrees with itself and is within its limits.
+    #[cfg(feature = "fuzz")]
+    pub(crate) fn check(&self) {
+        self.store.check();
+        self.leases.check();
+        self.tables.check();
+        self.following.check();
     }
 
     /// What has happened so far.

@@ -15,7 +15,7 @@ use crate::time::{Deadline, Now};
 /// A name that nobody used for this long is followed no longer.
 pub const IDLE: Duration = Duration::from_secs(300);
 /// The most names that are followed; past it the longest unused makes room.
-const CAPACITY: usize = 4096;
+pub(crate) const CAPACITY: usize = 4096;
 
 /// What the directory asks of the DHT.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -212,6 +212,12 @@ impl Engine {
         &self.rpc
     }
 
+    /// How many requests are without an answer, calls of this node's own procedures included.
+    #[must_use]
+    pub fn requests(&self) -> usize {
+        self.requests.len()
+    }
+
     /// Where a subscriber can be reached.
     #[must_use]
     pub fn contact(&self, node: NodeId) -> Option<&Contact> {

@@ -207,6 +207,12 @@ mod tests {
             prop_assert_eq!(a.distance(b).from(a), b);
         }
 
+        /// So the k nearest are a set that every party agrees on.
+        #[test]
+        fn no_two_places_are_equally_far_from_a_third(a in key(), b in key(), from in key()) {
+            prop_assert_eq!(a == b, from.distance(a) == from.distance(b));
+        }
+
         #[test]
         fn a_random_place_of_a_bucket_falls_into_it(
             me in key(), bucket in 0..BITS, random in any::<[u8; 20]>()

@@ -8,7 +8,10 @@ pub mod dht;
 pub mod directory;
 pub mod engine;
 pub mod error;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 pub mod key;
+pub mod limits;
 pub mod name;
 pub mod payload;
 pub mod pubsub;

@@ -10,7 +10,7 @@ use crate::wire::{MAX_HEADERS, MAX_PAYLOAD, message};
 /// The content type of bytes that nobody described (RFC 9110 §8.3).
 pub const OCTET_STREAM: &str = "application/octet-stream";
 /// The longest content type, and the longest name or value of a header, in bytes.
-const MAX_TEXT: usize = 256;
+pub(crate) const MAX_TEXT: usize = 256;
 
 /// Bytes in are bytes out: a body, its content type, and the few headers that pass through.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -5,8 +5,8 @@
 //! subscriber. Best effort: queues are bounded, and what overflows is counted and said.
 
 pub mod flow;
-mod seen;
-mod trie;
+pub(crate) mod seen;
+pub(crate) mod trie;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -27,11 +27,11 @@ use trie::Trie;
 /// The most subscriptions of one node.
 pub const MAX_SUBSCRIPTIONS: usize = 1024;
 /// The most publishes that wait for a lookup; one more is `overloaded`.
-const MAX_WAITING: usize = 1024;
+pub(crate) const MAX_WAITING: usize = 1024;
 /// The most bytes that those may hold.
-const MAX_WAITING_BYTES: usize = 16 << 20;
+pub(crate) const MAX_WAITING_BYTES: usize = 16 << 20;
 /// The most topics whose route is remembered; then all are matched again.
-const MAX_ROUTES: usize = 4096;
+pub(crate) const MAX_ROUTES: usize = 4096;
 
 /// One subscription of this node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -4,7 +4,7 @@
 //! A storer verifies what it is given, and a reader verifies what a storer shows: nobody has to
 //! trust a server. A record stands only as long as its publisher's certificate does.
 
-mod verifier;
+pub(crate) mod verifier;
 
 use std::time::Duration;
 
@@ -213,7 +213,7 @@ fn check_size(signed: &message::SignedRecord) -> Result<(), Fault> {
     }
 }
 
-fn signed_bytes(body: &[u8]) -> Vec<u8> {
+pub(crate) fn signed_bytes(body: &[u8]) -> Vec<u8> {
     [CONTEXT, body].concat()
 }
 

@@ -24,7 +24,7 @@ pub const MAX_CALLS: usize = 4096;
 /// The longest deadline: what a node remembers of a call ends.
 pub const MAX_TIMEOUT: Duration = Duration::from_secs(3600);
 /// The most nodes whose latency is remembered.
-const MAX_LATENCIES: usize = 4096;
+pub(crate) const MAX_LATENCIES: usize = 4096;
 /// What a provider that was not measured lately is taken to answer in: it wins against any that
 /// was, so that one that came later, or was slow once, gets its share.
 const UNKNOWN_LATENCY: Duration = Duration::ZERO;
@@ -252,7 +252,8 @@ impl Rpc {
                     content_type: answer.content_type.into(),
                     headers: Vec::new(),
                 };
-                self.finish(call_id, Ok(payload));
+                let result = payload.check().map(|()| payload);
+                self.finish(call_id, result);
             }
             Err(fault) if was_not_run(fault.code) => {
                 if fault.code == Code::NoProvider {

@@ -21,7 +21,7 @@
 //! | `report`, `chart` | what came of it, as a table and as a picture |
 
 mod asking;
-mod cast;
+pub(crate) mod cast;
 pub mod chart;
 mod event;
 mod fate;

@@ -28,7 +28,7 @@ pub const MAX_HEADERS: usize = 32;
 /// The longest that a node leaves another alone because that one said so.
 pub const MAX_RETRY_AFTER: Duration = Duration::from_secs(10);
 /// The most characters of what another node says went wrong.
-const MAX_BECAUSE: usize = 1024;
+pub(crate) const MAX_BECAUSE: usize = 1024;
 
 /// The generated messages.
 #[allow(missing_docs, reason = "generated; the schema documents them")]

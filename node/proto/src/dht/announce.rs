@@ -23,7 +23,7 @@ use message::{request, response};
 
 /// How many rounds are under way at a time: a node that renews its certificate signs everything
 /// anew, and shall not send all of it at once.
-const MAX_ROUNDS: usize = 16;
+pub(super) const MAX_ROUNDS: usize = 16;
 /// After a round that nobody kept, the next follows this soon, then after twice as long.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
@@ -31,7 +31,7 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// that they notice when this node is gone.
 const GUARD_EVERY: Duration = Duration::from_secs(45);
 /// The most that are pinged at a time.
-const MAX_GUARDS: usize = 64;
+pub(super) const MAX_GUARDS: usize = 64;
 /// After a server came that is nearer than those who keep something, the next round follows this soon:
 /// a node that joins meets many.
 const NEARER_AFTER: Duration = Duration::from_secs(2);

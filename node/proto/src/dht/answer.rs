@@ -16,7 +16,7 @@ use crate::wire::{Contact, message};
 use message::{request, response};
 
 /// The most bytes of records in one answer; a frame holds a mebibyte.
-const MAX_SHOWN: usize = 512 << 10;
+pub(super) const MAX_SHOWN: usize = 512 << 10;
 /// What a record in an answer costs beside its parts: addresses and the lengths of fields.
 const FRAMING: usize = 256;
 

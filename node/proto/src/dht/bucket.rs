@@ -10,7 +10,7 @@ use crate::wire::Contact;
 /// where twenty are unlikely to fail within an hour.
 pub const K: usize = 20;
 /// How many contacts wait for a place in a full bucket. The newest ones wait.
-const WAITING: usize = 8;
+pub(super) const WAITING: usize = 8;
 
 /// A bucket, which holds live contacts as long as they live: in the paper's measurements, who has
 /// been up long stays up.

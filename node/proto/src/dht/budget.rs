@@ -48,11 +48,11 @@ impl Default for Limits {
 
 /// The most nodes whose budgets are remembered; past it the one is forgotten that owes the least. Ten times
 /// as many as infrastructure has connections.
-const MAX_BUCKETS: usize = 16_384;
+pub(super) const MAX_BUCKETS: usize = 16_384;
 /// Who is refused comes back when this much has flowed in, not for the next drop.
 const PAUSE: Duration = Duration::from_millis(250);
 /// The most nodes that are remembered to have asked for a pause.
-const MAX_RESTS: usize = 1024;
+pub(super) const MAX_RESTS: usize = 1024;
 
 /// What is left of everybody's budget.
 #[derive(Debug, Default)]

@@ -10,6 +10,9 @@
 //! A publisher whose connection failed, here or at a storer, is asked itself. While it does not answer
 //! it is not shown, and asked again at intervals: a storer's word alone hides nobody.
 
+#[cfg(feature = "fuzz")]
+mod check;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -33,7 +36,7 @@ use message::{request, response};
 /// honest one.
 pub(super) const WATCHED: usize = 5;
 /// The most publishers that are known under one name; past it those are forgotten that end first.
-const MAX_KNOWN: usize = 512;
+pub(super) const MAX_KNOWN: usize = 512;
 /// How often a name is looked up again though its leases hold: a storer may be mistaken about who is near.
 const LOOK_EVERY: Duration = Duration::from_secs(600);
 /// How soon, at the most, after a storer was lost, or a nearer one has come.
@@ -46,7 +49,7 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 const RETRY_WITHIN: Duration = Duration::from_secs(30);
 /// How many looks of upkeep are under way at a time: when all storers start again at once, a node that
 /// follows thousands of names shall not ask for all of them at once.
-const MAX_LOOKS: usize = 16;
+pub(super) const MAX_LOOKS: usize = 16;
 /// A publisher that did not answer is asked again after this, then after twice as long.
 const ASK_AGAIN_AFTER: Duration = Duration::from_secs(2);
 /// And at the latest after this.
@@ -196,27 +199,29 @@ impl Followed {
         self.storers.keys().map(|id| self.key.distance(*id)).max()
     }
 
-    /// Takes what was shown. Gives whether it is news that anybody wants to hear.
-    fn merge(&mut self, now: Now, news: FoundRecord) -> bool {
+    /// Takes what was shown. Gives whether it is news that anybody wants to hear, and who made room.
+    fn merge(&mut self, now: Now, news: FoundRecord) -> (bool, Vec<NodeId>) {
         let record = &news.record.record;
         let left = Duration::from_millis(record.expiry_ms.saturating_sub(now.unix_ms));
         let ends = now.after(left.min(MAX_TTL));
         if ends <= now.instant {
-            return false;
+            return (false, Vec::new());
         }
         let Some(known) = self.known.get_mut(&news.record.publisher.id) else {
             let stands = !record.withdrawn;
             self.known.insert(news.record.publisher.id, Known { found: news, ends });
+            let mut forgotten = Vec::new();
             while self.known.len() > MAX_KNOWN {
                 let first = self.known.iter().min_by_key(|(_, known)| known.ends);
                 let first = *first.expect("there are more than none").0;
                 self.known.remove(&first);
+                forgotten.push(first);
             }
-            return stands;
+            return (stands, forgotten);
         };
         let before = &known.found.record.record;
         if record.order() < before.order() {
-            return false;
+            return (false, Vec::new());
         }
         let same = before.kind == record.kind && before.withdrawn == record.withdrawn;
         let mut addresses = news.addresses;
@@ -230,7 +235,7 @@ impl Followed {
             || record.order() > before.order() && addresses != known.found.addresses;
         let withdrawn = record.withdrawn;
         *known = Known { found: FoundRecord { record: news.record, addresses }, ends };
-        !same || (moved && !withdrawn)
+        (!same || (moved && !withdrawn), Vec::new())
     }
 }
 
@@ -441,7 +446,8 @@ impl Dht {
         let failures = if storer.until.is_some() { 0 } else { followed.failures + 1 };
         followed.failures = failures;
         let pause = match failures {
-            0 => lease / 2,
+            // However short a lease somebody gives, it is not asked for without a pause.
+            0 => (lease / 2).max(RETRY_AFTER),
             failures => backoff(RETRY_AFTER * 5, failures, RETRY_WITHIN),
         };
         storer.renew = Renew::At(now.after(pause.mul_f64(self.rng.random_range(0.8..1.0))));
@@ -527,7 +533,10 @@ impl Dht {
         }
         self.take_in(now, &name, records, from, false);
         for publisher in lost {
-            if let Ok(publisher) = NodeId::try_from(&publisher[..]) {
+            let Ok(publisher) = NodeId::try_from(&publisher[..]) else { continue };
+            // Of others this storer says nothing under this key, and to look for each is work.
+            let followed = &self.following.all[&name];
+            if followed.known.contains_key(&publisher) {
                 self.suspect(now, publisher);
             }
         }
@@ -593,7 +602,9 @@ impl Dht {
             let Some(followed) = self.following.all.get_mut(name) else { break };
             let order = news.record.record.order();
             let before = followed.known.get(&publisher).map(|it| it.found.record.record.order());
-            let is_news = followed.merge(now, news);
+            let (is_news, forgotten) = followed.merge(now, news);
+            // Whoever is not known any more would not be told of when its record ends.
+            changes.extend(forgotten.into_iter().map(|publisher| Change { publisher, says: None }));
             let is_later = before.is_some_and(|before| before < order);
             if is_later && self.following.is_hidden(publisher) {
                 // It has spoken since it was taken for gone.
@@ -657,7 +668,10 @@ impl Dht {
 
     /// Somebody says that this node is gone, or so it seems.
     fn suspect(&mut self, now: Now, node: NodeId) {
-        if self.following.suspects.contains_key(&node) || self.names_of(node).is_empty() {
+        // This node lives, whatever anybody says of it.
+        let is_me = node == self.me.identity.id;
+        let is_suspect = self.following.suspects.contains_key(&node);
+        if is_me || is_suspect || self.names_of(node).is_empty() {
             return;
         }
         let suspect = Suspect { is_hidden: false, failures: 0, next: None };

@@ -13,7 +13,7 @@ use crate::time::Now;
 use crate::wire::{Contact, MAX_ADDRESSES, message};
 
 /// The most publishers of one lookup: what one storer may show.
-const MAX_PUBLISHERS: usize = 512;
+pub(super) const MAX_PUBLISHERS: usize = 512;
 
 /// What a lookup found.
 #[derive(Clone, Debug, Default)]
@@ -184,4 +184,77 @@ fn digest_of(signed: &message::SignedRecord) -> [u8; 32] {
         hash.update(part);
     }
     hash.finish().as_ref().try_into().expect("SHA-256 has 32 bytes")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::OnceLock;
+
+    use macula_identity::Place;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::key::Kind;
+    use crate::record::Record;
+    use crate::record::tests::{World, provider, realm};
+
+    const NAME: &str = "cart.add";
+
+    /// Three publishers' words in their order, some of them withdrawals, each shown with an address.
+    fn words() -> &'static (World, Vec<message::StoredRecord>) {
+        static WORDS: OnceLock<(World, Vec<message::StoredRecord>)> = OnceLock::new();
+        WORDS.get_or_init(|| {
+            let world = World::new();
+            let place = Place::Realm(realm("r"));
+            let mut words = Vec::new();
+            for name in ["a", "b", "c"] {
+                let me = world.node(place.clone(), name, false);
+                for sequence in 0..4 {
+                    let withdrawn = sequence % 2 == 1;
+                    let incarnation = 1_781_000_000_000 + sequence / 2;
+                    let record = Record { incarnation, sequence, withdrawn, ..provider("r", NAME) };
+                    let signed = crate::record::sign(&record, &me.key, &me.chain).unwrap();
+                    let address: SocketAddr = format!("10.0.0.{}:1", 1 + sequence).parse().unwrap();
+                    let (record, addresses) = (Some(signed), vec![address.into()]);
+                    words.push(message::StoredRecord { record, addresses });
+                }
+            }
+            (world, words)
+        })
+    }
+
+    /// What is known once these were shown, by storers of which each shows some at a time.
+    fn known(shown: &[usize], at_a_time: usize) -> Vec<(NodeId, (u64, u64), BTreeSet<SocketAddr>)> {
+        let (world, words) = words();
+        let realm = realm("r");
+        let key = Key::of(&realm, Kind::Provider, NAME);
+        let (mut gathered, mut verifier) =
+            (Gathered::new(realm, key), Verifier::new(world.trust()));
+        for some in shown.chunks(at_a_time) {
+            let records = some.iter().map(|at| words[*at].clone()).collect();
+            let storer = NodeId::from_bytes([9; 20]);
+            assert_eq!(gathered.add_all(world.now, &mut verifier, records, (storer, None)), 0);
+        }
+        let latest = gathered.latest.into_iter().map(|(publisher, found)| {
+            (publisher, found.record.record.order(), found.addresses.into_iter().collect())
+        });
+        latest.collect()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        /// Merging is commutative, associative and idempotent: however many storers show whatever
+        /// part of it in whatever order, and again, what is known in the end is the same.
+        #[test]
+        fn what_is_known_does_not_depend_on_who_shows_it_when(
+            order in Just((0_usize..12).collect::<Vec<_>>()).prop_shuffle(),
+            again in prop::collection::vec(0_usize..12, 0..12),
+            at_a_time in 1_usize..13,
+        ) {
+            let in_order: Vec<_> = (0..12).collect();
+            let shown = [order, again].concat();
+            prop_assert_eq!(known(&shown, at_a_time), known(&in_order, 1));
+        }
+    }
 }

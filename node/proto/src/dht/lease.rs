@@ -5,6 +5,9 @@
 //! store when a push is made. So a holder that is slow costs one push under way and no queue, many
 //! changes become one push, and nothing is left out.
 
+#[cfg(feature = "fuzz")]
+mod check;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -24,11 +27,11 @@ use message::{request, response};
 /// The longest lease. It is renewed from half of it on, which keeps the connection in use.
 pub(super) const LEASE: Duration = Duration::from_secs(90);
 /// The most leases of one node: as many keys as it may publish under.
-const MAX_OF_NODE: usize = 1024;
+pub(super) const MAX_OF_NODE: usize = 1024;
 /// The most leases on one key.
-const MAX_OF_KEY: usize = 16 * 1024;
+pub(super) const MAX_OF_KEY: usize = 16 * 1024;
 /// The most leases in all; at some 300 bytes each, 20 MB.
-const MAX_ALL: usize = 64 * 1024;
+pub(super) const MAX_ALL: usize = 64 * 1024;
 /// A push that fails is tried again after this, then after twice as long.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// And at the latest after this.

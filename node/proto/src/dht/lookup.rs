@@ -37,9 +37,9 @@ pub const MAX_ROUNDS: usize = 16;
 const DOUBTS: i32 = 4;
 /// The most addresses of a node that one answer may tell: so many that an honest one's is among them, so
 /// few that liars do not fill the list.
-const MAX_TOLD: usize = 4;
+pub(super) const MAX_TOLD: usize = 4;
 /// The most addresses of a node that are remembered: as many as its requests can try.
-const MAX_PLACES: usize = PATHS * MAX_ADDRESSES;
+pub(super) const MAX_PLACES: usize = PATHS * MAX_ADDRESSES;
 
 /// Who told of the seeds: this node itself, which is always believed.
 const MYSELF: u64 = 1 << 63;

@@ -23,14 +23,14 @@ use message::{request, response};
 
 /// How many records are on their way at a time: with an answer in a millisecond thousands a second, and never
 /// more than these in anybody's memory.
-const MAX_RUNNING: usize = 8;
+pub(super) const MAX_RUNNING: usize = 8;
 /// How many records are looked at before others get their turn.
-const MAX_LOOKED_AT: usize = 256;
+pub(super) const MAX_LOOKED_AT: usize = 256;
 /// Between two such looks.
 const STEP: Duration = Duration::from_millis(20);
 /// How many arrivals and departures wait for their walk; past it publishers bring their records themselves,
 /// a few minutes later at most.
-const MAX_CHANGES: usize = 256;
+pub(super) const MAX_CHANGES: usize = 256;
 /// A walk begins this long after its reason, at the earliest: a node that only changes its connection is
 /// back by then, and who has just come knows its neighbours.
 const SETTLE: Duration = Duration::from_secs(1);

@@ -4,6 +4,8 @@
 //! which would be a censorship tool: when there is no room, whoever holds the most makes it. So one
 //! publisher that floods evicts itself, and an honest one stays.
 
+#[cfg(feature = "fuzz")]
+mod check;
 mod keep;
 
 use std::collections::{BTreeMap, BTreeSet};

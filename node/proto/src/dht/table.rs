@@ -3,6 +3,9 @@
 //! Tenants cannot crowd each other's buckets: infrastructure keeps one table of infrastructure and
 //! a bounded one for each realm, a peer keeps infrastructure and its own realm.
 
+#[cfg(feature = "fuzz")]
+mod check;
+
 use std::collections::BTreeMap;
 use std::time::Instant;
 
@@ -18,7 +21,7 @@ use crate::wire::Contact;
 pub const MAX_REALMS: usize = 1024;
 /// The most contacts of one realm's table: sixteen full buckets, which a million servers do not
 /// fill, since node ids cannot be chosen.
-const MAX_CONTACTS: usize = 16 * K;
+pub(super) const MAX_CONTACTS: usize = 16 * K;
 
 /// The tables of all scopes that a node keeps.
 #[derive(Debug)]

@@ -16,7 +16,7 @@ use crate::key::{Distance, Key, Scope};
 use crate::time::{Deadline, Now};
 
 /// How many lookups of upkeep are under way at a time.
-const MAX_RUNNING: usize = 4;
+pub(super) const MAX_RUNNING: usize = 4;
 /// How long after the first round the second follows.
 const SETTLE: Duration = Duration::from_secs(5);
 /// Between two lookups of one round.

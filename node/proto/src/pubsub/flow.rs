@@ -16,7 +16,7 @@ use crate::payload::{self, Payload};
 use crate::wire::{Frame, message};
 
 /// The most aliases of one flow; further topics are written out each time.
-const MAX_ALIASES: u32 = 1024;
+pub(crate) const MAX_ALIASES: u32 = 1024;
 
 /// Writes messages as frames.
 #[derive(Debug, Default)]

@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 use macula_identity::NodeId;
 
 /// How far behind the newest a message may arrive and still be told from a duplicate.
-const WINDOW: u64 = 128;
+pub(crate) const WINDOW: u64 = 128;
 /// The most publishers that are remembered; past it the one longest silent is forgotten.
-const MAX_PUBLISHERS: usize = 4096;
+pub(crate) const MAX_PUBLISHERS: usize = 4096;
 
 #[derive(Debug, Default)]
 pub(super) struct Seen {

@@ -7,7 +7,7 @@ use crate::name::{Segment, TopicName, TopicPattern};
 
 /// Patterns, each with a set of values.
 #[derive(Clone, Debug)]
-pub(super) struct Trie<V> {
+pub(crate) struct Trie<V> {
     root: Node<V>,
 }
 
@@ -34,7 +34,7 @@ impl<V> Default for Trie<V> {
 }
 
 impl<V: Ord + Copy> Trie<V> {
-    pub(super) fn insert(&mut self, pattern: &TopicPattern, value: V) {
+    pub(crate) fn insert(&mut self, pattern: &TopicPattern, value: V) {
         let mut node = &mut self.root;
         for segment in pattern.segments() {
             node = match segment {
@@ -49,13 +49,13 @@ impl<V: Ord + Copy> Trie<V> {
         node.here.insert(value);
     }
 
-    pub(super) fn remove(&mut self, pattern: &TopicPattern, value: V) {
+    pub(crate) fn remove(&mut self, pattern: &TopicPattern, value: V) {
         let segments: Vec<_> = pattern.segments().collect();
         remove(&mut self.root, &segments, value);
     }
 
     /// The values of every matching pattern, each once, in order.
-    pub(super) fn matches(&self, topic: &TopicName) -> BTreeSet<V> {
+    pub(crate) fn matches(&self, topic: &TopicName) -> BTreeSet<V> {
         let mut found = BTreeSet::new();
         let mut nodes = vec![&self.root];
         for segment in topic.segments() {

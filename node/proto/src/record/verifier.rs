@@ -14,7 +14,7 @@ use crate::time::Now;
 use crate::wire::message;
 
 /// Certificates that are remembered as verified. One is a few hundred bytes.
-const CACHE: usize = 4096;
+pub(crate) const CACHE: usize = 4096;
 
 /// Whom to believe: the roots, and the mesh that a certificate must name.
 #[derive(Clone, Debug)]

@@ -309,3 +309,18 @@ fn the_last_call_and_procedure_are_taken_and_one_more_refused() {
     let refused = desk.rpc.advertise("q".parse().unwrap());
     assert_eq!(refused.unwrap_err().code, Code::TooMany);
 }
+
+#[test]
+fn an_answer_that_no_provider_may_give_is_not_handed_on() {
+    for (content_type, fits) in [("x".repeat(256), true), ("x".repeat(257), false)] {
+        let mut desk = Desk::knowing(&[ALICE]);
+        desk.call();
+        desk.said();
+        let (id, ..) = desk.attempts.last().unwrap();
+        let answer = message::Answer { content_type, ..message::Answer::default() };
+        desk.rpc.handle_answer(desk.now, *id, Ok(answer));
+        let Some(Output::Returned { result, .. }) = desk.rpc.poll_output() else { panic!() };
+        assert_eq!(result.is_ok(), fits);
+        assert!(fits || result.unwrap_err().code == Code::TooLarge);
+    }
+}

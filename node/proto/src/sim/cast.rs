@@ -10,13 +10,13 @@ use crate::time::Now;
 
 /// Signs for one simulated mesh. Its root and its nodes' keys are new in each run; the ids are not.
 #[derive(Debug)]
-pub(super) struct Cast {
+pub(crate) struct Cast {
     authority: Authority,
     trust: Trust,
 }
 
 impl Cast {
-    pub(super) fn new(seed: u64, now: Now) -> Self {
+    pub(crate) fn new(seed: u64, now: Now) -> Self {
         let scope = macula_identity::Scope {
             trust_domain: "sim.test".parse().expect("a trust domain"),
             mesh: "macula-system.sim".parse().expect("a mesh name"),
@@ -29,12 +29,18 @@ impl Cast {
         Self { authority, trust }
     }
 
-    pub(super) fn trust(&self) -> Trust {
+    pub(crate) fn trust(&self) -> Trust {
         self.trust.clone()
     }
 
+    /// Who signs.
+    #[cfg(feature = "fuzz")]
+    pub(crate) const fn authority(&self) -> &Authority {
+        &self.authority
+    }
+
     /// A node with a certificate of this authority, judged as the other end of a handshake would.
-    pub(super) fn node(&self, now: Now, place: Place, name: &str, server: bool) -> Arc<Me> {
+    pub(crate) fn node(&self, now: Now, place: Place, name: &str, server: bool) -> Arc<Me> {
         let name: NodeName = name.parse().expect("names here are made of letters and digits");
         let subject = self.authority.scope().subject(place, name);
         let order = Order { grants: Grants { server }, ..Order::new(subject) };

@@ -67,7 +67,7 @@ impl FrameType {
 }
 
 /// The longest body of a type that this version does not know, which is skipped.
-const MAX_UNKNOWN: usize = 64 << 10;
+pub(crate) const MAX_UNKNOWN: usize = 64 << 10;
 /// The longest header: two variable-length integers.
 const MAX_HEADER: usize = 16;
 
@@ -225,6 +225,12 @@ impl FrameDecoder {
     #[must_use]
     pub fn is_between_frames(&self) -> bool {
         self.pending.is_empty() && self.skip == 0
+    }
+
+    /// How much memory the frame that has begun may use.
+    #[cfg(feature = "fuzz")]
+    pub(crate) fn capacity(&self) -> usize {
+        self.pending.capacity()
     }
 
     fn finish_pending(&mut self, header: Header, frames: &mut Vec<Frame>) -> Result<(), Fault> {

@@ -20,9 +20,9 @@ const fn field(number: u64, most: usize, inner: Shape) -> Field {
 }
 
 /// The most contacts in an answer: one bucket.
-const MAX_CONTACTS: usize = 20;
+pub(crate) const MAX_CONTACTS: usize = 20;
 /// The most records in an answer: what a storer keeps for one key.
-const MAX_RECORDS: usize = 512;
+pub(crate) const MAX_RECORDS: usize = 512;
 /// The most lost publishers that one push names; a storer that knows of more says that it is truncated.
 pub(crate) const MAX_LOST: usize = 64;
 /// The most patterns in one subscriber's record.

@@ -5,7 +5,7 @@ use rand::Rng;
 use rand::seq::IndexedRandom;
 
 use super::*;
-use crate::dht::follow::WATCHED;
+use crate::dht::follow::{MAX_KNOWN, WATCHED};
 
 const NAME: &str = "cart.add";
 
@@ -361,4 +361,101 @@ proptest! {
         let found: BTreeSet<_> = publishers(&net.find(follower, NAME)).into_iter().collect();
         prop_assert_eq!(told, found);
     }
+}
+
+#[test]
+fn who_makes_room_for_others_under_a_name_is_told_as_gone() {
+    let (mut net, _, _, b) = mesh();
+    net.follow(b);
+    net.told(b);
+    let now = net.now;
+    let follower = net.nodes.get_mut(&b).unwrap();
+    let publisher = |n: usize| {
+        let mut id = [0; 20];
+        id[..8].copy_from_slice(&(n as u64).to_be_bytes());
+        NodeId::from_bytes(id)
+    };
+    for n in 0..=MAX_KNOWN {
+        let mut identity = follower.me.identity.clone();
+        identity.id = publisher(n);
+        let expiry_ms = now.unix_ms + 60_000 + n as u64;
+        let record = record::Record { expiry_ms, ..provider("r", NAME) };
+        let signed = message::SignedRecord::default();
+        let verified = record::VerifiedRecord { record, publisher: identity.into(), signed };
+        follower.follow_own(now, &verified, Some("10.9.9.9:1".parse().unwrap()));
+    }
+    net.run();
+    let told = net.told(b);
+    let gone: Vec<_> = told.iter().filter(|(what, _)| *what == '-').collect();
+    assert_eq!(gone, [&('-', publisher(0))], "the one that ends first");
+    assert_eq!(told.len(), MAX_KNOWN + 2);
+}
+
+#[test]
+fn a_storer_that_names_others_than_publishers_under_its_key_as_lost_makes_no_work() {
+    let (mut net, [storer, ..], a, b) = mesh();
+    net.say(a);
+    net.follow(b);
+    let now = net.now;
+    let follower = net.nodes.get_mut(&b).unwrap();
+    follower.follow(now, Kind::Provider, "other");
+    net.run();
+    let follower = net.nodes.get_mut(&b).unwrap();
+    let mut pinged = |name: &str| {
+        let key = Key::of(&realm("r"), Kind::Provider, name);
+        let changed = message::Changed {
+            key: Bytes::copy_from_slice(key.as_bytes()),
+            lost: vec![Bytes::copy_from_slice(a.as_bytes())],
+            ..message::Changed::default()
+        };
+        follower.on_changed(now, storer, changed).unwrap();
+        let mut outputs = std::mem::take(&mut follower.outputs).into_iter();
+        outputs.any(|output| match output {
+            Output::Request { body, .. } => matches!(body, request::Body::Ping(_)),
+            _ => false,
+        })
+    };
+    assert!(!pinged("other"));
+    assert!(pinged(NAME));
+}
+
+#[test]
+fn a_node_that_is_told_that_it_is_gone_itself_knows_better() {
+    let (mut net, [storer, ..], a, _) = mesh();
+    net.say(a);
+    net.follow(a);
+    let now = net.now;
+    let follower = net.nodes.get_mut(&a).unwrap();
+    let key = Key::of(&realm("r"), Kind::Provider, NAME);
+    let changed = message::Changed {
+        key: Bytes::copy_from_slice(key.as_bytes()),
+        lost: vec![Bytes::copy_from_slice(a.as_bytes())],
+        ..message::Changed::default()
+    };
+    follower.on_changed(now, storer, changed).unwrap();
+    let mut asked = std::mem::take(&mut follower.outputs).into_iter();
+    assert!(!asked.any(|output| matches!(output, Output::Request { to, .. } if to.id == a)));
+}
+
+#[test]
+fn a_lease_of_a_millisecond_is_not_asked_for_without_a_pause() {
+    let (mut net, _, _, b) = mesh();
+    net.follow(b);
+    net.pass(Duration::from_secs(30));
+    let start = net.now;
+    let follower = net.nodes.get_mut(&b).unwrap();
+    let mut asked = 0;
+    for step in 0..6_000 {
+        let now = start + Duration::from_millis(step * 10);
+        follower.handle_timeout(now);
+        for output in std::mem::take(&mut follower.outputs) {
+            let Output::Request { id, body: request::Body::FindValue(find), .. } = output else {
+                continue;
+            };
+            asked += usize::from(find.lease_ms > 0);
+            let values = message::Values { lease_ms: 1, ..message::Values::default() };
+            follower.handle_response(now, id, Ok(response::Body::Values(values)));
+        }
+    }
+    assert!((10..=250).contains(&asked), "{asked} in a minute, of three storers");
 }
