@@ -8,6 +8,8 @@ PREFIX ?= $(HOME)/.local
 SEED ?=
 STORY ?=
 TARGET ?= core
+ONLY ?=
+RIVALS ?=
 STORIES_OF = $(CARGO) test --workspace --all-features --test stories --
 BIN = $(CARGO_TARGET_DIR)/debug
 
@@ -61,8 +63,8 @@ install: ## build for speed, and put macula-node into PREFIX/bin (PREFIX=~/.loca
 	install -D -m 755 $(CARGO_TARGET_DIR)/release/macula-node $(PREFIX)/bin/macula-node
 	@case ":$$PATH:" in *":$(PREFIX)/bin:"*) ;; *) echo "note: $(PREFIX)/bin is not on your PATH" ;; esac
 
-bench: ## speed beside a raw quinn floor, in one run
-	$(CARGO) run --release --manifest-path bench/Cargo.toml
+bench: ## speed, in one run: ONLY=traffic or ONLY=dht, RIVALS=1 beside libp2p-kad (docs/BENCHMARKS.md)
+	$(CARGO) run --release --manifest-path bench/Cargo.toml $(if $(RIVALS),--features rivals) -- $(ONLY)
 
 # Empty is as the scenario says; NODES may be several, one after the other.
 SCENARIO ?= $(if $(SEED),calm,churn)

@@ -13,7 +13,7 @@ use quinn::{
     TransportConfig,
 };
 
-use crate::{CALL_BYTES, Calls, LASTS, measure};
+use super::{CALL_BYTES, Calls, LASTS, measure};
 
 /// A stream a request, echoed.
 pub(crate) async fn calls() -> anyhow::Result<Calls> {

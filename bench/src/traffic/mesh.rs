@@ -14,7 +14,7 @@ use macula_node::peer::{Advertisement, Delivery};
 use macula_node::{Fault, Payload};
 use std::time::Duration;
 
-use crate::{CALL_BYTES, Calls, IN_FLIGHT, LASTS, measure};
+use super::{CALL_BYTES, Calls, IN_FLIGHT, LASTS, measure};
 
 /// A whole mesh in this process, and two peers of it.
 pub(crate) struct Pair {
