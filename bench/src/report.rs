@@ -5,7 +5,7 @@ use std::time::Duration;
 /// Prints the name of a table, and what its columns are.
 pub(crate) fn head(what: &str) {
     if cfg!(feature = "rivals") {
-        println!("\n{what:<54} {:>10} {:>12} {:>7}", "ours", "libp2p-kad", "ratio");
+        println!("\n{what:<54} {:>10} {:>12} {:>8}", "ours", "libp2p-kad", "ratio");
     } else {
         println!("\n{what:<54} {:>10}", "ours");
     }
@@ -15,7 +15,7 @@ pub(crate) fn head(what: &str) {
 pub(crate) fn row(what: &str, ours: f64, theirs: Option<f64>, note: &str) {
     let mut line = format!("  {what:<52} {:>10}", number(ours));
     if let Some(theirs) = theirs {
-        line += &format!(" {:>12} {:>6.2}x", number(theirs), ours / theirs);
+        line += &format!(" {:>12} {:>8}", number(theirs), ratio(ours / theirs));
     }
     if cfg!(feature = "rivals") && !note.is_empty() {
         line += &format!("  {note}");
@@ -34,6 +34,10 @@ fn number(value: f64) -> String {
         _ if value < 100.0 => format!("{value:.1}"),
         _ => grouped(value),
     }
+}
+
+fn ratio(value: f64) -> String {
+    if value < 0.1 { format!("{value:.4}x") } else { format!("{value:.2}x") }
 }
 
 /// 1234567 as 1,234,567.

@@ -49,7 +49,7 @@ pub(super) async fn run() -> anyhow::Result<()> {
     let theirs = |part: fn(&Lookups) -> f64| theirs.as_ref().map(part);
     let ms = |time: Duration| time.as_secs_f64() * 1e3;
     report::head(&format!("lookups among {NODES} nodes, {IN_FLIGHT} in flight"));
-    let all = "ours watches the name from then on, theirs is get_providers";
+    let all = "ours is watched from then on, theirs is get_providers";
     report::row("lookups per second", ours.per_second, theirs(|l| l.per_second), all);
     report::row("ms, p50", ms(ours.p50), theirs(|l| l.p50.as_secs_f64() * 1e3), "");
     report::row("ms, p99", ms(ours.p99), theirs(|l| l.p99.as_secs_f64() * 1e3), "");

@@ -86,13 +86,13 @@ pub(super) fn run(world: &World, servers: &[Me], peers: &[Me]) -> anyhow::Result
         "STORE per second, certificate known",
         per_second(keep_further),
         puts,
-        "theirs verifies nothing: it is MemoryStore::put",
+        "theirs is MemoryStore::put, which verifies nothing",
     );
     report::row(
         "the same less judging (a difference)",
         per_second(alone),
         puts,
-        "neither verifies; ours keeps quotas and expiries",
+        "neither verifies; ours keeps shares and expiries",
     );
     report::row("FIND_VALUE per second, 1 record, 20 contacts", per_second(find), None, "");
     let bytes = theirs.as_ref().map(|theirs| theirs.bytes);
