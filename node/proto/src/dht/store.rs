@@ -47,7 +47,7 @@ const OVERHEAD: usize = 512;
 #[derive(Debug)]
 pub(crate) struct Store {
     limits: Limits,
-    records: BTreeMap<Key, BTreeMap<NodeId, Entry>>,
+    records: BTreeMap<Key, BTreeMap<NodeId, Box<Entry>>>,
     shares: BTreeMap<NodeId, Share>,
     /// The same shares, by size.
     by_size: BTreeSet<(usize, NodeId)>,
@@ -235,7 +235,7 @@ impl Store {
         self.by_size.insert((share.bytes, publisher));
         share.by_age.insert(entry.age, key);
         self.expiries.insert((entry.expires_at, key, publisher));
-        self.records.entry(key).or_default().insert(publisher, entry);
+        self.records.entry(key).or_default().insert(publisher, Box::new(entry));
         self.changed(key, publisher);
     }
 
@@ -289,7 +289,7 @@ impl Store {
         let rest = set.into_iter().flat_map(move |set| set.range(..start));
         from.chain(rest)
             .filter(move |(_, entry)| entry.realm == *realm && entry.expires_at > now.instant)
-            .map(|(publisher, entry)| (*publisher, entry))
+            .map(|(publisher, entry)| (*publisher, &**entry))
     }
 
     /// Rises with each change of any record.
