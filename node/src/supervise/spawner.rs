@@ -41,6 +41,7 @@ impl Spawner {
         T: Future<Output = ()> + Send + 'static,
     {
         let (counters, cut) = (self.counters.clone(), self.cut.clone());
+        let task = Box::pin(task);
         let watched = async move {
             // Nothing of the task is looked at after it panicked: it is dropped as a whole.
             let task = AssertUnwindSafe(cut.run_until_cancelled_owned(task)).catch_unwind();
