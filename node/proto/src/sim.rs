@@ -150,6 +150,8 @@ struct Node {
     /// What its own chances follow from: the seed of the story, and its name.
     seed: u64,
     rng: StdRng,
+    /// Where bytes are cut. Apart, since how many there are follows from certificates, which are new in each run.
+    cuts: StdRng,
     /// On a square map whose side is one: latency grows with distance.
     place: (f64, f64),
     is_alive: bool,
@@ -254,6 +256,7 @@ impl Swarm {
             address,
             seed,
             rng,
+            cuts: rng_of(seed, "cuts"),
             place,
             is_alive: true,
             started: self.now.instant + joins,

@@ -183,3 +183,60 @@ fn hash(bytes: &[u8]) -> u64 {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::super::Options;
+    use super::*;
+    use crate::dht::LookupId;
+    use crate::payload::Payload;
+
+    fn swarm() -> (Swarm, NodeId) {
+        let options =
+            Options { seed: 1, bootstraps: 2, gateways: 0, realms: Vec::new(), trace: false };
+        let mut swarm = Swarm::new(&options);
+        swarm.run_for(super::super::JOINING);
+        let node = swarm.living().next().expect("there are two").id;
+        (swarm, node)
+    }
+
+    fn broken(swarm: &Swarm) -> Vec<Law> {
+        swarm.broken().iter().map(|broken| broken.law).collect()
+    }
+
+    #[test]
+    fn a_message_that_comes_twice_or_too_late_breaks_a_law() {
+        let (mut swarm, node) = swarm();
+        let mut deliver = |incarnation, sequence| {
+            let message = Message {
+                publisher: NodeId::from_bytes([7; 20]),
+                incarnation,
+                sequence,
+                topic: "room1.temp".parse().expect("a topic"),
+                payload: Payload::new("21", "text/plain"),
+            };
+            let output = Output::Deliver { to: [].into(), message: Arc::new(message) };
+            swarm.judge_output(node, &output);
+            broken(&swarm).len()
+        };
+        assert_eq!((deliver(1, 1), deliver(1, 3), deliver(2, 1)), (0, 0, 0));
+        assert_eq!((deliver(2, 1), deliver(1, 4)), (1, 2));
+        assert_eq!(broken(&swarm), [Law::ExactlyOnceInOrder; 2]);
+    }
+
+    #[test]
+    fn a_lookup_without_a_bound_breaks_a_law() {
+        let (mut swarm, node) = swarm();
+        let lookup: LookupId = swarm.command(node, |engine, now| {
+            engine.find_nodes(now, node.into(), crate::key::Scope::Infrastructure)
+        });
+        let mut ask = |asked| {
+            let found = Found { asked, ..Found::default() };
+            swarm.judge_output(node, &Output::LookedUp { lookup, found });
+            broken(&swarm).len()
+        };
+        assert_eq!((ask(lookup::MAX_ASKED), ask(lookup::MAX_ASKED + 1)), (0, 1));
+    }
+}

@@ -243,7 +243,7 @@ impl Swarm {
         mut bytes: Bytes,
     ) -> Result<Vec<Frame>, Fault> {
         let is_honest = self.nodes[&from].hostile.is_none();
-        let rng = &mut self.node(to).rng;
+        let rng = &mut self.node(to).cuts;
         let mut frames = Vec::new();
         while !bytes.is_empty() {
             let chunk = bytes.split_to(rng.random_range(1..=bytes.len()));

@@ -112,12 +112,15 @@ impl Life {
                         let publishers = found.records.iter().map(|it| it.record.publisher.id);
                         let publishers: BTreeSet<_> = publishers.collect();
                         let wanted = self.still(swarm, from, began, &wanted);
-                        let missed = wanted.iter().filter(|id| !publishers.contains(id)).count();
-                        let result = match missed {
-                            0 => Ok(()),
-                            missed => Err(format!(
-                                "{missed} of {} records were not found; {} asked, {} answered",
+                        let missed: Vec<_> =
+                            wanted.iter().filter(|id| !publishers.contains(id)).collect();
+                        let result = match missed.first() {
+                            None => Ok(()),
+                            Some(first) => Err(format!(
+                                "{} of {} records were not found, that of {} among them; {} asked, {} answered",
+                                missed.len(),
                                 wanted.len(),
+                                name(swarm, **first),
                                 found.asked,
                                 found.answered
                             )),
@@ -133,13 +136,15 @@ impl Life {
                 let said = self.published.remove(&number);
                 let got = self.delivered.remove(&number).unwrap_or_default();
                 let wanted = self.still(swarm, from, began, &wanted);
-                let missed = wanted.iter().filter(|id| !got.contains(id)).count();
+                let missed: Vec<_> = wanted.iter().filter(|id| !got.contains(id)).collect();
                 let result = match &said {
                     None => Err("it did not end".to_owned()),
                     Some(Err(fault)) => Err(fault.to_string()),
-                    Some(Ok(sent)) if missed > 0 => Err(format!(
-                        "{missed} of {} did not get it; it was sent to {sent}",
-                        wanted.len()
+                    Some(Ok(sent)) if !missed.is_empty() => Err(format!(
+                        "{} of {} did not get it, {} among them; it was sent to {sent}",
+                        missed.len(),
+                        wanted.len(),
+                        name(swarm, *missed[0])
                     )),
                     Some(Ok(_)) => Ok(()),
                 };
@@ -178,4 +183,15 @@ impl Life {
         });
         these.map(|(id, _)| *id).collect()
     }
+}
+
+/// A node as one looks for it in a trace, and how long it has lived.
+fn name(swarm: &Swarm, id: NodeId) -> String {
+    let age = swarm.age(id).unwrap_or_default();
+    format!(
+        "{} ({}, {:.1} s old)",
+        id.short(),
+        swarm.engine(id).me().identity.subject.name,
+        age.as_secs_f64()
+    )
 }
