@@ -68,7 +68,7 @@ pub(super) async fn ask(
         let status = response.status();
         let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
         let body = body.map_err(|error| unavailable(format!("{url}: its answer: {error}")))?;
-        Ok((status, body.to_bytes()))
+        Ok::<_, Fault>((status, body.to_bytes()))
     };
     // The connection is driven while the exchange lasts, and dropped with it. What has arrived before
     // its end is still there to be read.
