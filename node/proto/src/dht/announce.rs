@@ -12,6 +12,7 @@ use rand::Rng;
 
 use super::ask::{Goal, Purpose};
 use super::follow::WATCHED;
+use super::lookup::Lookup;
 use super::{Dht, K, LookupId, Output};
 use crate::error::{Code, Fault};
 use crate::key::{Key, Kind, Scope};
@@ -318,7 +319,7 @@ impl Dht {
     }
 
     /// The lookup of a round has found who shall keep the record.
-    pub(super) fn on_keepers(&mut self, now: Now, round: &Round, mut keepers: Vec<Contact>) {
+    pub(super) fn on_keepers(&mut self, now: Now, round: &Round, lookup: &Lookup) {
         let Round { name, sequence } = round;
         let Some(announcement) = self.announcements.all.get(name) else { return };
         let Phase::Finding { sequence: current, signed, .. } = &announcement.phase else { return };
@@ -327,11 +328,10 @@ impl Dht {
         }
         let signed = signed.clone();
         let (mut stored, mut refused) = (0, None);
-        if self.is_keeper(name, &keepers) {
-            // In place of the k-th; after it comes the infrastructure that keeps it besides.
-            if keepers.len() >= K {
-                keepers.remove(K - 1);
-            }
+        // In place of the k-th, unless that is infrastructure which keeps it besides.
+        let is_keeper = self.is_keeper(name, &lookup.closest());
+        let keepers = lookup.keepers(if is_keeper { K - 1 } else { K });
+        if is_keeper {
             match self.keep_own(now, &signed) {
                 Ok(()) => stored = 1,
                 Err(fault) => refused = Some(fault),

@@ -213,7 +213,7 @@ impl Dht {
             Goal::Nodes => (None, None),
             Goal::Values(gathered) => (Some(gathered), None),
             Goal::Follow(gathered, name) => (Some(gathered), Some(name)),
-            Goal::Round(round) => return self.on_keepers(now, &round, lookup.keepers()),
+            Goal::Round(round) => return self.on_keepers(now, &round, &lookup),
             Goal::Upkeep => return self.on_upkept(now, scope),
         };
         let versions = gathered.as_mut().map(Gathered::take_versions).unwrap_or_default();

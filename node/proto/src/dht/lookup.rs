@@ -455,13 +455,13 @@ impl Lookup {
         self.answerers().take(K).map(|(_, candidate)| candidate.contact(0)).collect()
     }
 
-    /// Who shall keep what belongs at the target: [`Lookup::closest`], and after them the infrastructure
-    /// that every lookup asks.
+    /// Who shall keep what belongs at the target: so many of [`Lookup::closest`], and after them the
+    /// infrastructure that every lookup asks.
     #[must_use]
-    pub fn keepers(&self) -> Vec<Contact> {
-        let further = self.answerers().skip(K);
+    pub fn keepers(&self, count: usize) -> Vec<Contact> {
+        let further = self.answerers().skip(count);
         let further = further.filter(|(distance, _)| self.always.contains(distance));
-        let keepers = self.answerers().take(K).chain(further);
+        let keepers = self.answerers().take(count).chain(further);
         keepers.map(|(_, candidate)| candidate.contact(0)).collect()
     }
 

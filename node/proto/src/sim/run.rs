@@ -2,10 +2,10 @@
 //!
 //! | part | lasts | measures |
 //! | --- | --- | --- |
-//! | joining | 5 s, and 20 s to settle | |
+//! | joining | 5 s, 20 s to settle, and 70 s until links that nobody uses are closed | |
 //! | at rest | 30 s | what a node costs of itself |
-//! | announcing | 10 s, and 15 s to settle | |
-//! | announced | 40 s | what it costs when each peer subscribes and provides |
+//! | announcing | 10 s, 15 s to settle, and 70 s again | |
+//! | announced | 200 s | what it costs when each peer subscribes and provides |
 //! | watching | 30 s | how soon a change is seen |
 //! | in use | 20 s | lookups, publishes and calls while all is well |
 //! | the scenario | as long as it says | the same, meanwhile |
@@ -26,12 +26,15 @@ use super::{Hostility, JOINING, Meter, Options, Swarm, Tenant, Weather};
 
 /// Time passes in steps of this; in each something is tried.
 const TICK: Duration = Duration::from_millis(100);
+/// Tables have been filled and looked over a second time by then.
 const SETTLING: Duration = Duration::from_secs(20);
+/// And links that nobody uses have been closed, which takes a minute.
+const UNUSED_CLOSED: Duration = Duration::from_secs(70);
 const AT_REST: Duration = Duration::from_secs(30);
 const ANNOUNCING: Duration = Duration::from_secs(10);
 const ANNOUNCED_SETTLING: Duration = Duration::from_secs(15);
 /// One period of what is announced again.
-const ANNOUNCED: Duration = Duration::from_secs(40);
+const ANNOUNCED: Duration = Duration::from_secs(200);
 const IN_USE: Duration = Duration::from_secs(20);
 /// After ten seconds somebody new subscribes every half second, twenty times.
 const WATCHING: Duration = Duration::from_secs(30);
@@ -98,9 +101,11 @@ pub fn run(plan: &Plan, tell: &mut dyn FnMut(Progress<'_>)) -> Report {
     let memory = resident_bytes();
     let swarm = Swarm::new(&options(plan));
     let brief = |time: Duration| if plan.is_brief { BRIEFLY } else { time };
+    let closing = if plan.is_brief { Duration::ZERO } else { UNUSED_CLOSED };
     let measured = brief(AT_REST) + brief(ANNOUNCED) + brief(IN_USE) + brief(WATCHING);
     let of = JOINING
         + SETTLING
+        + closing * 2
         + ANNOUNCING
         + ANNOUNCED_SETTLING
         + measured
@@ -122,11 +127,11 @@ pub fn run(plan: &Plan, tell: &mut dyn FnMut(Progress<'_>)) -> Report {
         tell,
     };
     run.appoint_hostile();
-    run.pass(JOINING + SETTLING, false);
+    run.pass(JOINING + SETTLING + closing, false);
     let rest = run.measure("at rest", brief(AT_REST), false);
     run.part = "announcing";
     run.announce();
-    run.pass(ANNOUNCED_SETTLING, false);
+    run.pass(ANNOUNCED_SETTLING + closing, false);
     let announced = run.measure("announced", brief(ANNOUNCED), false);
     let memory = resident_bytes().saturating_sub(memory);
     let sizes = run.sizes();

@@ -331,7 +331,7 @@ fn infrastructure_is_asked_however_far_it_is_and_keeps_what_belongs_to_the_realm
     lookup.on_answer(far[2], []);
     assert!(lookup.is_finished() && lookup.is_complete());
     assert_eq!(ids(&lookup.closest()), near);
-    assert_eq!(ids(&lookup.keepers()), [&near[..], &far[1..]].concat());
+    assert_eq!(ids(&lookup.keepers(K)), [&near[..], &far[1..]].concat());
 }
 
 #[test]
