@@ -495,6 +495,40 @@ fn a_realm_with_servers_enough_is_told_and_asked_at_the_infrastructure_too() {
 }
 
 #[test]
+fn infrastructure_that_is_the_kth_keeps_what_a_nearer_publisher_keeps_itself() {
+    let mut net = Net::new();
+    let infrastructure = net.add(Place::Bootstrap, true);
+    for _ in 0..K {
+        net.peer("r", true);
+    }
+    let realm = realm("r");
+    let key = |name: &str| Key::of(&realm, Kind::Provider, name);
+    // As many peers as it takes for a key to which the infrastructure is the k-th beside the nearest of
+    // them, who publishes: where ids of chance lie decides which ranks there are.
+    let (name, publisher) = loop {
+        net.peer("r", true);
+        assert!(net.order.len() < 200, "no key has it as the k-th");
+        let nearer = |name: &str| {
+            let distance = |id: NodeId| key(name).distance(id);
+            let peers = net.order[1..].iter().copied();
+            let mut nearer: Vec<_> =
+                peers.filter(|id| distance(*id) < distance(infrastructure)).collect();
+            nearer.sort_by_key(|id| distance(*id));
+            nearer
+        };
+        let mut names = (0..1000).map(|n| format!("p{n}"));
+        if let Some(name) = names.find(|name| nearer(name).len() == K) {
+            let publisher = nearer(&name)[0];
+            break (name, publisher);
+        }
+    };
+    net.pass(Duration::from_secs(20));
+    net.announce(publisher, &name);
+    let kept = net.nodes[&infrastructure].store.find(net.now, key(&name), &realm, publisher);
+    assert_eq!(kept.map(|(publisher, _)| publisher).collect::<Vec<_>>(), [publisher]);
+}
+
+#[test]
 fn a_lookup_ends_at_its_deadline_and_not_before() {
     let mut net = Net::new();
     let a = net.add(Place::Bootstrap, true);
