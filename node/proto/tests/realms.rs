@@ -15,7 +15,7 @@ use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 
 #[test]
-fn whoever_may_see_a_realm_finds_the_same_holders_of_its_keys() {
+fn whoever_may_see_a_realm_finds_the_same_holders_of_its_keys_but_for_one_of_twenty() {
     for seed in 0..4 {
         let tenant = |name: &str, servers, clients| {
             let realm = name.parse().unwrap();
@@ -52,7 +52,9 @@ fn whoever_may_see_a_realm_finds_the_same_holders_of_its_keys() {
                 // An asker does not find itself.
                 let expected: Vec<_> =
                     nearest.iter().filter(|id| **id != asker).take(K).copied().collect();
-                assert_eq!(found, expected, "seed {seed}: {asker} looks for {key}");
+                // One of twenty may be missed: a table has no place for it, or a request to it failed.
+                let missed = expected.iter().filter(|id| !found.contains(id)).count();
+                assert!(missed <= 1, "seed {seed}: {asker} missed {missed} of those near {key}");
             }
         }
     }
