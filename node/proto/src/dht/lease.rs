@@ -219,8 +219,12 @@ impl Dht {
     /// see for itself.
     pub(super) fn push_lost(&mut self, now: Now, publisher: NodeId) {
         for key in self.store.keys_of(publisher) {
+            let realm = self.store.realm_of(key, publisher).cloned();
             for holder in self.leases.holders(key) {
-                if holder != publisher {
+                // A key can be guessed, and whoever of another realm watches it shall learn of nobody.
+                let lease = self.leases.all.get(&(key, holder));
+                let is_fellow = lease.is_some_and(|lease| Some(&lease.realm) == realm.as_ref());
+                if holder != publisher && is_fellow {
                     self.leases.change(key, holder, |lease| {
                         // One more than a push may name: it then says that there is more.
                         if lease.lost.len() <= MAX_LOST {

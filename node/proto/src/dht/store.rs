@@ -303,6 +303,11 @@ impl Store {
         share.flat_map(|share| share.by_age.values().copied()).collect()
     }
 
+    /// Of which realm the record of this publisher under this key is.
+    pub(crate) fn realm_of(&self, key: Key, publisher: NodeId) -> Option<&RealmName> {
+        Some(&self.records.get(&key)?.get(&publisher)?.realm)
+    }
+
     /// This publisher is taken for gone: what it said ends at this instant, unless it says it again.
     pub(crate) fn doubt(&mut self, publisher: NodeId, until: Instant) {
         for key in self.keys_of(publisher) {

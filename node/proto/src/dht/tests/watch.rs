@@ -438,6 +438,37 @@ fn a_node_that_is_told_that_it_is_gone_itself_knows_better() {
 }
 
 #[test]
+fn who_watches_a_guessed_key_of_another_realm_is_told_of_nobody() {
+    let (mut net, [storer, ..], a, b) = mesh();
+    let stranger = net.peer("s", false);
+    net.say(a);
+    let key = Key::of(&realm("r"), Kind::Provider, NAME);
+    let find = message::FindValue {
+        key: Bytes::copy_from_slice(key.as_bytes()),
+        lease_ms: 90_000,
+        ..message::FindValue::default()
+    };
+    for watcher in [b, stranger] {
+        let asked = net.ask(watcher, storer, request::Body::FindValue(find.clone()));
+        let Ok(response::Body::Values(values)) = asked else { panic!("{asked:?}") };
+        assert_eq!(values.records.len(), usize::from(watcher == b));
+        assert_eq!(values.lease_ms, 90_000);
+    }
+    let now = net.now;
+    let told = |storer: &mut Dht| {
+        let outputs = std::mem::take(&mut storer.outputs).into_iter();
+        let told = outputs.filter_map(|output| match output {
+            Output::Request { to, body: request::Body::Changed(_), .. } => Some(to.id),
+            _ => None,
+        });
+        told.collect::<Vec<_>>()
+    };
+    let storer = net.nodes.get_mut(&storer).unwrap();
+    storer.handle_disconnected(now, a, true);
+    assert_eq!(told(storer), [b]);
+}
+
+#[test]
 fn a_lease_of_a_millisecond_is_not_asked_for_without_a_pause() {
     let (mut net, _, _, b) = mesh();
     net.follow(b);
