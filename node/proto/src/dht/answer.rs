@@ -239,7 +239,7 @@ impl Dht {
         let key = verified.record.key();
         self.store.note_addresses(key, verified.publisher.id, told);
         if is_news {
-            self.push_changes(now, key);
+            self.push_changes(now, key, &verified.record.realm);
             self.follow_own(now, verified, observed);
         }
         Ok(())

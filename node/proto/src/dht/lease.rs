@@ -113,10 +113,13 @@ impl Leases {
         self.due.first().map(|(at, ..)| Deadline::new(*at, "lease"))
     }
 
-    fn holders(&self, key: Key) -> Vec<NodeId> {
+    /// Those of this realm who hold a lease on the key. A key can be guessed: whoever of another realm
+    /// watches it is told of nothing.
+    fn holders(&self, key: Key, realm: &RealmName) -> Vec<NodeId> {
         let first = (key, NodeId::from_bytes([0; 20]));
         let of_key = self.all.range(first..).take_while(|((of, _), _)| *of == key);
-        of_key.map(|((_, holder), _)| *holder).collect()
+        let fellows = of_key.filter(|(_, lease)| lease.realm == *realm);
+        fellows.map(|((_, holder), _)| *holder).collect()
     }
 
     /// Changes a lease, and keeps the order of deadlines.
@@ -207,10 +210,10 @@ impl Dht {
         Ok(u32::try_from(length.as_millis()).expect("a lease is a minute and a half at most"))
     }
 
-    /// Something under the key has changed: all who hold a lease on it are told.
-    pub(super) fn push_changes(&mut self, now: Now, key: Key) {
+    /// Something of this realm under the key has changed: its own who hold a lease on it are told.
+    pub(super) fn push_changes(&mut self, now: Now, key: Key, realm: &RealmName) {
         let mut made = None;
-        for holder in self.leases.holders(key) {
+        for holder in self.leases.holders(key, realm) {
             made = self.push(now, key, holder, made);
         }
     }
@@ -219,12 +222,9 @@ impl Dht {
     /// see for itself.
     pub(super) fn push_lost(&mut self, now: Now, publisher: NodeId) {
         for key in self.store.keys_of(publisher) {
-            let realm = self.store.realm_of(key, publisher).cloned();
-            for holder in self.leases.holders(key) {
-                // A key can be guessed, and whoever of another realm watches it shall learn of nobody.
-                let lease = self.leases.all.get(&(key, holder));
-                let is_fellow = lease.is_some_and(|lease| Some(&lease.realm) == realm.as_ref());
-                if holder != publisher && is_fellow {
+            let Some(realm) = self.store.realm_of(key, publisher).cloned() else { continue };
+            for holder in self.leases.holders(key, &realm) {
+                if holder != publisher {
                     self.leases.change(key, holder, |lease| {
                         // One more than a push may name: it then says that there is more.
                         if lease.lost.len() <= MAX_LOST {
@@ -260,7 +260,7 @@ impl Dht {
     }
 
     /// Tells a holder what it has not noted, unless it is being told or there is nothing. `made` is what
-    /// another holder was told, and is used again where it fits; gives what is good for the next.
+    /// another holder of the same realm was told, and is used again where it fits; gives what is good for the next.
     fn push(
         &mut self,
         now: Now,

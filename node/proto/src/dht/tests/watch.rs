@@ -463,9 +463,17 @@ fn who_watches_a_guessed_key_of_another_realm_is_told_of_nobody() {
         });
         told.collect::<Vec<_>>()
     };
+    // Both have the same version: what one is told must not serve for the other.
+    let me = net.nodes[&a].me.clone();
+    let record = record::Record { sequence: 99, ..provider("r", NAME) };
+    let record = Some(sign(&record, &me.key, &me.chain).unwrap());
+    let store = request::Body::Store(message::Store { record, addresses: Vec::new() });
+    net.ask(a, storer, store).unwrap();
     let storer = net.nodes.get_mut(&storer).unwrap();
-    storer.handle_disconnected(now, a, true);
     assert_eq!(told(storer), [b]);
+    storer.drop_leases(b);
+    storer.handle_disconnected(now, a, true);
+    assert_eq!(told(storer), []);
 }
 
 #[test]
