@@ -8,8 +8,8 @@
 //! for it with several files, background threads, and memory that a node of eleven mebibytes feels.
 //!
 //! **What is promised.** What stood in the store a second ago is on disk, or the node says that it
-//! is not: `macula_disk_failures`, the status, and one line in the log. Owners publish every forty
-//! seconds anew, so that a lost second heals by itself.
+//! is not: `macula_disk_failures`, the status, and one line in the log. Owners publish every few
+//! minutes anew, so that a lost second heals by itself.
 //!
 //! | file | holds |
 //! | --- | --- |

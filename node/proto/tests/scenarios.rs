@@ -47,7 +47,7 @@ fn the_same_seed_tells_the_same_storm_twice_and_another_tells_another() {
 
 #[test]
 fn a_split_heals() {
-    let plan = Plan { lasts: Duration::from_secs(130), ..small("split", 5, 40) };
+    let plan = Plan { lasts: Duration::from_secs(735), ..small("split", 5, 40) };
     let report = tell(&plan);
     let healed = report.healed.unwrap();
     assert!(healed <= Duration::from_secs(60), "healed after {healed:?}: {:#?}", report.failures);
