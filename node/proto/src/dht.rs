@@ -168,7 +168,7 @@ pub enum Output {
         kind: Kind,
         /// Under which name.
         name: String,
-        /// How many nodes keep it now, this one included. With 0 it is tried again soon.
+        /// How many nodes keep it now, this one included. When no other does it is tried again soon.
         stored: usize,
         /// Why one of those that do not keep it does not, for instance `stale_incarnation`. With a
         /// storer's refusal it is tried again; with our own, such as `too_large`, it is not.

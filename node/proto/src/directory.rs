@@ -91,8 +91,8 @@ impl<T> Directory<T> {
     /// Asks for a look that starts now or later: [`Ticket::NONE`] when what is known is told of as it
     /// changes. One that is under way began too early to have seen everything, so another follows it.
     pub fn ask(&mut self, now: Now, name: &str) -> Ticket {
+        self.make_room(name);
         if !self.entries.contains_key(name) {
-            self.make_room();
             let said = BTreeMap::new();
             let used = now.instant;
             let entry = Entry { said, begun: 0, completed: 0, wanted: 0, used, held: false };
@@ -214,15 +214,17 @@ impl<T> Directory<T> {
         self.asks.push_back(Ask::Unfollow(name.to_owned()));
     }
 
-    fn make_room(&mut self) {
-        if self.entries.len() < CAPACITY {
-            return;
+    /// Makes room for a name, unless there is some. Gives whether another is known no longer.
+    pub(crate) fn make_room(&mut self, name: &str) -> bool {
+        if self.entries.len() < CAPACITY || self.entries.contains_key(name) {
+            return false;
         }
         let idle = self.entries.iter().filter(|(_, entry)| entry.begun == entry.completed);
-        if let Some(name) = idle.min_by_key(|(_, entry)| entry.used).map(|(name, _)| name.clone()) {
-            self.idle.retain(|(_, noted)| *noted != name);
-            self.remove(&name);
-        }
+        let longest = idle.min_by_key(|(_, entry)| entry.used).map(|(name, _)| name.clone());
+        let Some(longest) = longest else { return false };
+        self.idle.retain(|(_, noted)| *noted != longest);
+        self.remove(&longest);
+        true
     }
 }
 

@@ -10,6 +10,7 @@ pub(crate) mod trie;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use macula_identity::NodeId;
 
@@ -30,6 +31,8 @@ pub const MAX_SUBSCRIPTIONS: usize = 1024;
 pub(crate) const MAX_WAITING: usize = 1024;
 /// The most bytes that those may hold.
 pub(crate) const MAX_WAITING_BYTES: usize = 16 << 20;
+/// A publish waits this long for its subscribers to be found: a look that was under way, and most of another.
+pub(crate) const WAIT: Duration = Duration::from_secs(10);
 /// The most topics whose route is remembered; then all are matched again.
 pub(crate) const MAX_ROUTES: usize = 4096;
 
@@ -156,6 +159,7 @@ struct Waiting {
     topic: TopicName,
     payload: Payload,
     tickets: [Ticket; 2],
+    until: Instant,
 }
 
 impl PubSub {
@@ -212,7 +216,9 @@ impl PubSub {
         }
     }
 
-    /// Publishes; ends with [`Output::Published`], at once when the subscribers are known.
+    /// Publishes; ends with [`Output::Published`], at once when the subscribers are known. If they cannot
+    /// all be looked for within ten seconds it goes to those that are known, and without any it is
+    /// `timeout`.
     pub fn publish(&mut self, now: Now, id: PublishId, topic: TopicName, payload: Payload) {
         if let Err(fault) = payload.check() {
             self.outputs.push_back(Output::Published { id, result: Err(fault) });
@@ -231,7 +237,7 @@ impl PubSub {
             }
         }
         // Nobody known: perhaps somebody has come since the last look, unless that would have been told.
-        let tickets = tickets.unwrap_or_else(|| keys.map(|key| self.remote.ask(now, key)));
+        let tickets = tickets.unwrap_or_else(|| keys.map(|key| self.ask(now, key)));
         if tickets == [Ticket::NONE; 2] {
             let route = self.route(&topic);
             self.send(id, topic, payload, route);
@@ -246,7 +252,15 @@ impl PubSub {
             return;
         }
         self.waiting_bytes += payload.body.len();
-        self.waiting.push_back(Waiting { id, topic, payload, tickets });
+        let until = now.instant + WAIT;
+        self.waiting.push_back(Waiting { id, topic, payload, tickets, until });
+    }
+
+    fn ask(&mut self, now: Now, rendezvous: &str) -> Ticket {
+        if self.remote.make_room(rendezvous) {
+            self.rebuild_routes();
+        }
+        self.remote.ask(now, rendezvous)
     }
 
     /// There is news about a rendezvous.
@@ -262,12 +276,24 @@ impl PubSub {
             let keys = [first_segment(&publish.topic), ANY];
             let mut tickets = keys.iter().zip(publish.tickets);
             if tickets.all(|(key, ticket)| self.remote.has_completed(key, ticket)) {
-                self.waiting_bytes -= publish.payload.body.len();
-                let route = self.route(&publish.topic);
-                self.send(publish.id, publish.topic, publish.payload, route);
+                self.send_waiting(publish, None);
             } else {
                 self.waiting.push_back(publish);
             }
+        }
+    }
+
+    /// Sends what has waited; with a fault, that is what came of it unless somebody is there.
+    fn send_waiting(&mut self, publish: Waiting, otherwise: Option<Fault>) {
+        let Waiting { id, topic, payload, .. } = publish;
+        self.waiting_bytes -= payload.body.len();
+        let route = self.route(&topic);
+        match otherwise.filter(|_| route.local.is_empty() && route.remote.is_empty()) {
+            Some(fault) => {
+                let result = Err(fault.tried(format!("publish to {topic}")));
+                self.outputs.push_back(Output::Published { id, result });
+            }
+            None => self.send(id, topic, payload, route),
         }
     }
 
@@ -295,8 +321,12 @@ impl PubSub {
         }
     }
 
-    /// Forgets what is not in use.
+    /// Ends the wait of publishes whose time is up, and forgets what is not in use.
     pub fn handle_timeout(&mut self, now: Now) {
+        while let Some(publish) = self.waiting.pop_front_if(|it| it.until <= now.instant) {
+            let because = "the time was up while subscribers were looked for";
+            self.send_waiting(publish, Some(Fault::new(Code::Timeout, because)));
+        }
         if self.remote.handle_timeout(now) {
             self.rebuild_routes();
         }
@@ -305,7 +335,8 @@ impl PubSub {
     /// When to call [`PubSub::handle_timeout`].
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Deadline> {
-        self.remote.poll_timeout()
+        let first = self.waiting.front().map(|it| Deadline::new(it.until, "publish waits"));
+        Deadline::earliest([first, self.remote.poll_timeout()])
     }
 
     /// The next thing to do.

@@ -4,6 +4,7 @@
 //! One that cannot be reached is skipped; a call that was sent is not sent again.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use macula_identity::NodeId;
@@ -112,16 +113,33 @@ struct Call {
     payload: Payload,
     deadline: Instant,
     wire_id: [u8; 16],
-    tried: BTreeMap<NodeId, Fault>,
+    tried: BTreeMap<NodeId, Tried>,
+    /// The look that was begun for this very call, or after the last provider failed.
+    ticket: Option<Ticket>,
     state: State,
+}
+
+/// A provider that did not take a call.
+#[derive(Debug)]
+struct Tried {
+    fault: Fault,
+    /// Where it was looked for.
+    at: Vec<SocketAddr>,
+}
+
+impl Tried {
+    /// Whether the same again would be in vain: it was there, or nobody knows another place.
+    fn is_final(&self, known: &Contact) -> bool {
+        !is_elsewhere(self.fault.code) || known.addresses.iter().all(|it| self.at.contains(it))
+    }
 }
 
 #[derive(Debug)]
 enum State {
-    /// For a lookup that began after the call or after the last provider failed.
-    Finding(Ticket),
-    /// For one provider's answer. `fresh`: the providers were looked up for this very call.
-    Asking { attempt: AttemptId, provider: NodeId, since: Instant, fresh: bool },
+    /// For somebody who was not tried yet: the look that was begun goes on.
+    Finding,
+    /// For one provider's answer.
+    Asking { attempt: AttemptId, provider: Contact, since: Instant },
 }
 
 impl Rpc {
@@ -212,18 +230,13 @@ impl Rpc {
             deadline: now.instant + timeout.min(MAX_TIMEOUT),
             wire_id,
             tried: BTreeMap::new(),
-            // Replaced before this returns.
-            state: State::Finding(match known {
-                true => Ticket::NONE,
-                false => self.providers.ask(now, procedure.as_str()),
-            }),
+            ticket: (!known).then(|| self.providers.ask(now, procedure.as_str())),
+            state: State::Finding,
             procedure,
             payload,
         };
         self.calls.insert(id, call);
-        if known || self.advertised.contains(&self.calls[&id].procedure) {
-            self.try_next(now, id, false);
-        }
+        self.try_next(now, id);
     }
 
     /// The caller gave up.
@@ -243,10 +256,14 @@ impl Rpc {
     ) {
         let Some(call_id) = self.attempts.remove(&id) else { return };
         let Some(call) = self.calls.get_mut(&call_id) else { return };
-        let State::Asking { provider, since, fresh, .. } = call.state else { return };
+        let State::Asking { provider, since, .. } =
+            std::mem::replace(&mut call.state, State::Finding)
+        else {
+            return;
+        };
         match result {
             Ok(answer) => {
-                self.measure(now, provider, now.instant.saturating_duration_since(since));
+                self.measure(now, provider.id, now.instant.saturating_duration_since(since));
                 let payload = Payload {
                     body: answer.payload,
                     content_type: answer.content_type.into(),
@@ -257,16 +274,19 @@ impl Rpc {
             }
             Err(fault) if was_not_run(fault.code) => {
                 if fault.code == Code::NoProvider {
-                    self.providers.forget(provider, call.procedure.as_str());
+                    self.providers.forget(provider.id, call.procedure.as_str());
                 }
-                call.tried.insert(provider, fault);
+                let at = provider.addresses;
+                let tried =
+                    call.tried.entry(provider.id).or_insert(Tried { fault, at: Vec::new() });
+                tried.at.extend(at);
                 self.counters.failovers += 1;
-                self.avoid(now, provider);
-                self.try_next(now, call_id, fresh);
+                self.avoid(now, provider.id);
+                self.try_next(now, call_id);
             }
             Err(fault) => {
                 if fault.code == Code::Interrupted {
-                    self.avoid(now, provider);
+                    self.avoid(now, provider.id);
                 }
                 self.finish(call_id, Err(fault));
             }
@@ -276,22 +296,17 @@ impl Rpc {
     /// There is news about a procedure.
     pub fn handle_news(&mut self, now: Now, procedure: &str, news: News<Contact>) {
         let looked = news.looked;
-        self.providers.on_news(procedure, news);
-        if !looked {
+        // Nobody waits for the end of a look who can be served with what it has shown so far.
+        if !self.providers.on_news(procedure, news) && !looked {
             return;
         }
-        let ready: Vec<CallId> = self
-            .calls
-            .iter()
-            .filter(|(_, call)| call.procedure.as_str() == procedure)
-            .filter(|(_, call)| match call.state {
-                State::Finding(ticket) => self.providers.has_completed(procedure, ticket),
-                State::Asking { .. } => false,
-            })
-            .map(|(id, _)| *id)
-            .collect();
-        for id in ready {
-            self.try_next(now, id, true);
+        let waiting = self.calls.iter().filter(|(_, call)| match call.state {
+            State::Finding => call.procedure.as_str() == procedure,
+            State::Asking { .. } => false,
+        });
+        let waiting: Vec<CallId> = waiting.map(|(id, _)| *id).collect();
+        for id in waiting {
+            self.try_next(now, id);
         }
     }
 
@@ -307,13 +322,11 @@ impl Rpc {
         for id in late {
             let Some(call) = self.calls.get(&id) else { continue };
             let because = match &call.state {
-                State::Finding(_) => {
-                    "the deadline passed while providers were looked for".to_owned()
-                }
+                State::Finding => "the deadline passed while providers were looked for".to_owned(),
                 State::Asking { provider, attempt, .. } => {
                     self.attempts.remove(attempt);
                     self.outputs.push_back(Output::Cancel(*attempt));
-                    format!("provider {} did not answer before the deadline", provider.short())
+                    format!("provider {} did not answer before the deadline", provider.id.short())
                 }
             };
             self.finish(id, Err(Fault::new(Code::Timeout, because)));
@@ -344,29 +357,25 @@ impl Rpc {
         self.counters
     }
 
-    /// Asks the best provider that was not tried; without one, looks again once, then gives up.
-    fn try_next(&mut self, now: Now, id: CallId, fresh: bool) {
+    /// Asks the best provider that was not tried. Without one it waits for the look that was begun for
+    /// it, or begins one; after that it gives up.
+    fn try_next(&mut self, now: Now, id: CallId) {
         let call = &self.calls[&id];
-        let (tried, procedure) = (&call.tried, call.procedure.clone());
+        let (tried, ticket, procedure) = (&call.tried, call.ticket, call.procedure.clone());
         let known = self.providers.get(procedure.as_str());
         let mut candidates: Vec<Contact> = known.map(|(_, contact)| contact.clone()).collect();
         candidates.retain(|contact| contact.id != self.me);
         if self.advertised.contains(&procedure) {
             candidates.push(Contact { id: self.me, addresses: Vec::new() });
         }
-        candidates.retain(|contact| !tried.contains_key(&contact.id));
+        candidates.retain(|contact| tried.get(&contact.id).is_none_or(|it| !it.is_final(contact)));
         let Some(to) = self.choose(now, candidates) else {
-            if fresh {
+            let ticket = ticket.unwrap_or_else(|| self.providers.ask(now, procedure.as_str()));
+            if ticket == Ticket::NONE || self.providers.has_completed(procedure.as_str(), ticket) {
                 let fault = self.nobody(id);
-                self.finish(id, Err(fault));
-            } else {
-                let ticket = self.providers.ask(now, procedure.as_str());
-                if ticket == Ticket::NONE {
-                    let fault = self.nobody(id);
-                    return self.finish(id, Err(fault));
-                }
-                self.calls.get_mut(&id).expect("looked up above").state = State::Finding(ticket);
+                return self.finish(id, Err(fault));
             }
+            self.calls.get_mut(&id).expect("looked up above").ticket = Some(ticket);
             return;
         };
         let attempt = AttemptId(self.next_attempt);
@@ -381,7 +390,7 @@ impl Rpc {
             id: call.wire_id.to_vec().into(),
             headers: payload::to_wire(&call.payload.headers),
         };
-        call.state = State::Asking { attempt, provider: to.id, since: now.instant, fresh };
+        call.state = State::Asking { attempt, provider: to.clone(), since: now.instant };
         self.attempts.insert(attempt, id);
         self.outputs.push_back(Output::Attempt { id: attempt, to, call: request });
     }
@@ -423,7 +432,7 @@ impl Rpc {
             .tried
             .iter()
             .take(5)
-            .map(|(node, fault)| format!("{}: {}", node.short(), fault.because))
+            .map(|(node, tried)| format!("{}: {}", node.short(), tried.fault.because))
             .collect();
         let count = call.tried.len();
         let because = format!("{count} known, none could take it ({})", tried.join("; "));
@@ -483,6 +492,11 @@ fn was_not_run(code: Code) -> bool {
             | Code::NodeMismatch
             | Code::HandlerUnavailable
     )
+}
+
+/// Whether the provider may be at another address than those where it was looked for.
+fn is_elsewhere(code: Code) -> bool {
+    matches!(code, Code::Unreachable | Code::NodeMismatch)
 }
 
 #[cfg(test)]

@@ -25,7 +25,7 @@ use message::{request, response};
 /// How many rounds are under way at a time: a node that renews its certificate signs everything
 /// anew, and shall not send all of it at once.
 pub(super) const MAX_ROUNDS: usize = 16;
-/// After a round that nobody kept, the next follows this soon, then after twice as long.
+/// After a round that nobody but this node kept, the next follows this soon, then after twice as long.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// How often the nearest of those who keep something are pinged: it keeps the connections in use, so
@@ -66,7 +66,7 @@ struct Announcement {
     phase: Phase,
     /// Who was sent the record, and until when it may keep it: whom a withdrawal must reach.
     holders: BTreeMap<NodeId, (Contact, Instant)>,
-    /// Rounds in a row that nobody kept.
+    /// Rounds in a row that nobody but this node kept.
     failures: u32,
     /// The round under way has an old certificate; the next follows at once.
     is_outdated: bool,
@@ -76,8 +76,15 @@ struct Announcement {
 enum Phase {
     Waiting { due: Instant },
     Finding { sequence: u64, lookup: LookupId, signed: message::SignedRecord },
-    Storing { sequence: u64, waiting: usize, stored: usize, refused: Option<Fault> },
+    Storing { sequence: u64, waiting: usize, kept: Kept, refused: Option<Fault> },
     Withdrawing { sequence: u64, waiting: usize, deleted: usize },
+}
+
+/// Who keeps what was announced.
+#[derive(Clone, Copy, Debug, Default)]
+struct Kept {
+    here: bool,
+    elsewhere: usize,
 }
 
 impl Phase {
@@ -275,7 +282,7 @@ impl Dht {
         self.start_due_rounds(now);
     }
 
-    /// Announcements that nobody keeps are due now: somebody has come who may.
+    /// Announcements that nobody else keeps are due now: somebody has come who may.
     pub(super) fn announce_unkept(&mut self, now: Now) {
         self.hasten(now.instant, |_, announcement| announcement.failures > 0);
         self.start_due_rounds(now);
@@ -306,7 +313,7 @@ impl Dht {
         let kind = self.announcements.all[&name].kind.clone();
         let (sequence, signed) = match self.sign_next(now, &name, kind, false) {
             Ok(signed) => signed,
-            Err(fault) => return self.end_round(now, name, 0, Some(fault)),
+            Err(fault) => return self.end_round(now, name, Kept::default(), Some(fault)),
         };
         let realm = self.my_realm().expect("only a peer's record can be signed").clone();
         let target = Key::of(&realm, name.0, &name.1);
@@ -327,20 +334,20 @@ impl Dht {
             return;
         }
         let signed = signed.clone();
-        let (mut stored, mut refused) = (0, None);
+        let (mut kept, mut refused) = (Kept::default(), None);
         // In place of the k-th, unless that is infrastructure which keeps it besides.
         let is_keeper = self.is_keeper(name, &lookup.closest());
         let keepers = lookup.keepers(if is_keeper { K - 1 } else { K });
         if is_keeper {
             match self.keep_own(now, &signed) {
-                Ok(()) => stored = 1,
+                Ok(()) => kept.here = true,
                 Err(fault) => refused = Some(fault),
             }
         }
         if keepers.is_empty() {
-            return self.end_round(now, name.clone(), stored, refused);
+            return self.end_round(now, name.clone(), kept, refused);
         }
-        let phase = Phase::Storing { sequence: *sequence, waiting: keepers.len(), stored, refused };
+        let phase = Phase::Storing { sequence: *sequence, waiting: keepers.len(), kept, refused };
         self.announcements.enter(name, phase);
         let until = now.after(self.config.record_ttl);
         let announcement = self.announcements.all.get_mut(name).expect("looked for above");
@@ -375,18 +382,16 @@ impl Dht {
     ) {
         let Some(announcement) = self.announcements.all.get_mut(&round.name) else { return };
         match &mut announcement.phase {
-            Phase::Storing { sequence, waiting, stored, refused }
-                if *sequence == round.sequence =>
-            {
+            Phase::Storing { sequence, waiting, kept, refused } if *sequence == round.sequence => {
                 *waiting -= 1;
                 match result {
-                    Ok(response::Body::Stored(message::Stored {})) => *stored += 1,
+                    Ok(response::Body::Stored(message::Stored {})) => kept.elsewhere += 1,
                     Ok(_) => *refused = Some(Fault::of(Code::Protocol)),
                     Err(fault) => *refused = Some(fault),
                 }
                 if *waiting == 0 {
-                    let (stored, refused) = (*stored, refused.take());
-                    self.end_round(now, round.name.clone(), stored, refused);
+                    let (kept, refused) = (*kept, refused.take());
+                    self.end_round(now, round.name.clone(), kept, refused);
                 }
             }
             Phase::Withdrawing { sequence, waiting, deleted } if *sequence == round.sequence => {
@@ -406,10 +411,11 @@ impl Dht {
         }
     }
 
-    fn end_round(&mut self, now: Now, name: Name, stored: usize, refused: Option<Fault>) {
+    fn end_round(&mut self, now: Now, name: Name, kept: Kept, refused: Option<Fault>) {
         let Some(announcement) = self.announcements.all.get_mut(&name) else { return };
         let period = self.config.record_ttl / 3;
-        announcement.failures = if stored == 0 { announcement.failures + 1 } else { 0 };
+        // What nobody but this node keeps others hardly find.
+        announcement.failures = if kept.elsewhere == 0 { announcement.failures + 1 } else { 0 };
         let pause = match announcement.failures {
             0 if announcement.is_outdated => Duration::ZERO,
             // Spread, so that nodes that started together do not stay together.
@@ -418,7 +424,7 @@ impl Dht {
         };
         announcement.is_outdated = false;
         self.announcements.enter(&name, Phase::Waiting { due: now.after(pause) });
-        self.on_announced(name, stored, refused);
+        self.on_announced(name, kept.elsewhere + usize::from(kept.here), refused);
     }
 
     fn on_announced(&mut self, (kind, name): Name, stored: usize, refused: Option<Fault>) {

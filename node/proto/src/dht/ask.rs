@@ -217,7 +217,8 @@ impl Dht {
             Goal::Upkeep => return self.on_upkept(now, scope),
         };
         let versions = gathered.as_mut().map(Gathered::take_versions).unwrap_or_default();
-        let (records, withdrawn, is_truncated) = gathered.map(Gathered::finish).unwrap_or_default();
+        let ((records, withdrawn), is_truncated) =
+            gathered.map(Gathered::finish).unwrap_or_default();
         let found = Found {
             records,
             withdrawn,
@@ -285,6 +286,7 @@ impl Dht {
             Purpose::Ping => {}
             Purpose::Lookup(lookup) => {
                 self.on_lookup_response(now, lookup, to, result);
+                self.tell_glimpsed(now, lookup);
                 self.drive(now, lookup);
             }
             Purpose::Round(round) => self.on_round_response(now, &round, result),
@@ -336,6 +338,16 @@ impl Dht {
             Some(contact)
         });
         running.lookup.on_answer(from, contacts);
+    }
+
+    /// What a look for a followed name has shown is told at once: whoever waits for it does not wait for
+    /// the slowest of those asked.
+    fn tell_glimpsed(&mut self, now: Now, id: LookupId) {
+        let Some(running) = self.lookups.get_mut(&id) else { return };
+        if let Goal::Follow(gathered, name) = &mut running.goal {
+            let (words, name) = (gathered.take_fresh(), name.clone());
+            self.on_glimpsed(now, &name, words);
+        }
     }
 
     /// When to call [`Dht::stop_lookups`].

@@ -22,7 +22,7 @@ use macula_identity::{NodeId, RealmName};
 use rand::Rng;
 
 use super::ask::{Goal, Purpose};
-use super::gather::{Found, FoundRecord, Gathered};
+use super::gather::{Found, FoundRecord, Gathered, Words};
 use super::lease::LEASE;
 use super::{Dht, LookupId, Output, RequestId, is_gone};
 use crate::error::{Code, Fault};
@@ -123,6 +123,15 @@ enum Renew {
     UnderWay(RequestId),
 }
 
+/// Who shows a record, and so whose word it is where its publisher is met.
+#[derive(Clone, Copy, Debug)]
+enum Shown {
+    /// One storer's, which may mislead: it adds to what is known of the record.
+    ByOne,
+    /// All storers' that a look has asked so far, and most of them first.
+    InLook,
+}
+
 /// A publisher that may be gone.
 #[derive(Debug)]
 struct Suspect {
@@ -200,7 +209,7 @@ impl Followed {
     }
 
     /// Takes what was shown. Gives whether it is news that anybody wants to hear, and who made room.
-    fn merge(&mut self, now: Now, news: FoundRecord) -> (bool, Vec<NodeId>) {
+    fn merge(&mut self, now: Now, news: FoundRecord, shown: Shown) -> (bool, Vec<NodeId>) {
         let record = &news.record.record;
         let left = Duration::from_millis(record.expiry_ms.saturating_sub(now.unix_ms));
         let ends = now.after(left.min(MAX_TTL));
@@ -224,15 +233,22 @@ impl Followed {
             return (false, Vec::new());
         }
         let same = before.kind == record.kind && before.withdrawn == record.withdrawn;
-        let mut addresses = news.addresses;
-        if record.order() == before.order() || addresses.is_empty() {
-            addresses.extend(known.found.addresses.iter().copied());
-            let mut seen = BTreeSet::new();
-            addresses.retain(|address| seen.insert(*address));
-            addresses.truncate(MAX_ADDRESSES);
-        }
-        let moved = known.found.addresses.is_empty() && !addresses.is_empty()
-            || record.order() > before.order() && addresses != known.found.addresses;
+        let known_addresses = match before.incarnation == record.incarnation {
+            true => &known.found.addresses[..],
+            // Of another start it may be elsewhere.
+            false => &[],
+        };
+        let (first, then) = match shown {
+            Shown::ByOne if record.order() == before.order() => {
+                (known_addresses, &news.addresses[..])
+            }
+            Shown::ByOne | Shown::InLook => (&news.addresses[..], known_addresses),
+        };
+        let mut seen = BTreeSet::new();
+        let mut addresses: Vec<_> = first.iter().chain(then).copied().collect();
+        addresses.retain(|address| seen.insert(*address));
+        addresses.truncate(MAX_ADDRESSES);
+        let moved = addresses != known.found.addresses;
         let withdrawn = record.withdrawn;
         *known = Known { found: FoundRecord { record: news.record, addresses }, ends };
         (!same || (moved && !withdrawn), Vec::new())
@@ -298,6 +314,15 @@ impl Dht {
         self.start_lookup(now, target, Scope::Realm(realm), goal);
     }
 
+    /// A look has shown something, and goes on.
+    pub(super) fn on_glimpsed(&mut self, now: Now, name: &Name, words: Words) {
+        let changes = self.merge_all(now, name, words, Shown::InLook);
+        if !changes.is_empty() {
+            self.following.reschedule(name);
+            self.on_followed(name, changes, false);
+        }
+    }
+
     /// A look has ended: what it found is told, and the nearest are asked for leases.
     pub(super) fn on_looked(
         &mut self,
@@ -334,7 +359,7 @@ impl Dht {
             LOOK_EVERY
         };
         followed.look = Look::At(now.after(pause.mul_f64(self.rng.random_range(0.8..1.0))));
-        let changes = self.merge_all(now, name, found.records, found.withdrawn);
+        let changes = self.merge_all(now, name, (found.records, found.withdrawn), Shown::InLook);
         self.on_followed(name, changes, true);
         self.follow_name(now, name);
         self.wake_a_look(now);
@@ -559,8 +584,8 @@ impl Dht {
         let here = self.tables.get(from).map(|contact| contact.addresses.as_slice());
         let refused = gathered.add_all(now, &mut self.verifier, records, (from, here));
         self.counters.records_refused += refused;
-        let (records, withdrawn, _) = gathered.finish();
-        let changes = self.merge_all(now, name, records, withdrawn);
+        let (words, _) = gathered.finish();
+        let changes = self.merge_all(now, name, words, Shown::ByOne);
         if tell || !changes.is_empty() {
             self.on_followed(name, changes, false);
         }
@@ -576,11 +601,11 @@ impl Dht {
         let Some(name) = self.following.names.get(&verified.record.key()).cloned() else { return };
         let addresses = observed.into_iter().collect();
         let found = FoundRecord { record: verified.clone(), addresses };
-        let (standing, withdrawn) = match verified.record.withdrawn {
+        let words = match verified.record.withdrawn {
             true => (Vec::new(), vec![found.record]),
             false => (vec![found], Vec::new()),
         };
-        let changes = self.merge_all(now, &name, standing, withdrawn);
+        let changes = self.merge_all(now, &name, words, Shown::ByOne);
         if !changes.is_empty() {
             self.on_followed(&name, changes, false);
         }
@@ -591,8 +616,8 @@ impl Dht {
         &mut self,
         now: Now,
         name: &Name,
-        records: Vec<FoundRecord>,
-        withdrawn: Vec<VerifiedRecord>,
+        (records, withdrawn): Words,
+        shown: Shown,
     ) -> Vec<Change> {
         let withdrawn = withdrawn.into_iter();
         let withdrawn = withdrawn.map(|record| FoundRecord { record, addresses: Vec::new() });
@@ -602,7 +627,7 @@ impl Dht {
             let Some(followed) = self.following.all.get_mut(name) else { break };
             let order = news.record.record.order();
             let before = followed.known.get(&publisher).map(|it| it.found.record.record.order());
-            let (is_news, forgotten) = followed.merge(now, news);
+            let (is_news, forgotten) = followed.merge(now, news, shown);
             // Whoever is not known any more would not be told of when its record ends.
             changes.extend(forgotten.into_iter().map(|publisher| Change { publisher, says: None }));
             let is_later = before.is_some_and(|before| before < order);

@@ -1,5 +1,6 @@
 //! What a lookup for records has found: of each publisher the latest, verified by this node.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
@@ -7,6 +8,7 @@ use macula_identity::{NodeId, RealmName};
 use ring::digest;
 
 use super::dialable;
+use super::lookup::{MAX_PLACES, MAX_TOLD};
 use crate::key::Key;
 use crate::record::{VerifiedRecord, Verifier};
 use crate::time::Now;
@@ -40,7 +42,7 @@ pub struct Found {
 pub struct FoundRecord {
     /// What was found, verified by this node.
     pub record: VerifiedRecord,
-    /// Where its storers met the publisher; empty when nobody knows.
+    /// Where its storers met the publisher, first where most of them did; empty when nobody knows.
     pub addresses: Vec<SocketAddr>,
 }
 
@@ -49,7 +51,9 @@ pub struct FoundRecord {
 pub(super) struct Gathered {
     realm: RealmName,
     key: Key,
-    latest: BTreeMap<NodeId, FoundRecord>,
+    latest: BTreeMap<NodeId, Latest>,
+    /// Those of whom something was not taken yet.
+    fresh: BTreeSet<NodeId>,
     /// SHA-256 of each record that was verified, since k storers show the same ones.
     seen: BTreeMap<[u8; 32], NodeId>,
     refused: BTreeSet<[u8; 32]>,
@@ -58,12 +62,33 @@ pub(super) struct Gathered {
     versions: BTreeMap<NodeId, message::Version>,
 }
 
+/// A publisher's latest word.
+#[derive(Debug)]
+struct Latest {
+    record: VerifiedRecord,
+    /// Where it was met, and how many storers say so.
+    places: Vec<(SocketAddr, usize)>,
+}
+
+impl Latest {
+    fn found(&self) -> FoundRecord {
+        let mut places = self.places.clone();
+        places.sort_by_key(|(_, storers)| Reverse(*storers));
+        let addresses = places.into_iter().map(|(address, _)| address).take(MAX_ADDRESSES);
+        FoundRecord { record: self.record.clone(), addresses: addresses.collect() }
+    }
+}
+
+/// Records that stand, and the marks of those that were withdrawn.
+pub(super) type Words = (Vec<FoundRecord>, Vec<VerifiedRecord>);
+
 impl Gathered {
     pub(super) const fn new(realm: RealmName, key: Key) -> Self {
         Self {
             realm,
             key,
             latest: BTreeMap::new(),
+            fresh: BTreeSet::new(),
             seen: BTreeMap::new(),
             refused: BTreeSet::new(),
             is_truncated: false,
@@ -143,21 +168,38 @@ impl Gathered {
         if let Some(known) = self.latest.get_mut(&publisher) {
             if known.record.record.order() < verified.record.order() {
                 known.record = verified;
+                self.fresh.insert(publisher);
             }
         } else if self.latest.len() < MAX_PUBLISHERS {
-            self.latest.insert(publisher, FoundRecord { record: verified, addresses: Vec::new() });
+            self.latest.insert(publisher, Latest { record: verified, places: Vec::new() });
+            self.fresh.insert(publisher);
         } else {
             self.is_truncated = true;
         }
     }
 
+    /// One storer says that the publisher is met there: a few places of each, so that a liar's are not all.
     fn add_addresses(&mut self, publisher: NodeId, addresses: &[SocketAddr]) {
-        let Some(found) = self.latest.get_mut(&publisher) else { return };
-        for address in addresses {
-            if found.addresses.len() < MAX_ADDRESSES && !found.addresses.contains(address) {
-                found.addresses.push(*address);
+        let Some(known) = self.latest.get_mut(&publisher) else { return };
+        let told = &addresses[..addresses.len().min(MAX_TOLD)];
+        for (at, address) in told.iter().enumerate() {
+            if told[..at].contains(address) {
+                continue;
+            }
+            if let Some((_, storers)) = known.places.iter_mut().find(|(place, _)| place == address)
+            {
+                *storers += 1;
+            } else if known.places.len() < MAX_PLACES {
+                known.places.push((*address, 1));
+                self.fresh.insert(publisher);
             }
         }
+    }
+
+    /// What has come since it was taken last.
+    pub(super) fn take_fresh(&mut self) -> Words {
+        let fresh = std::mem::take(&mut self.fresh);
+        words(fresh.iter().map(|publisher| self.latest[publisher].found()))
     }
 
     /// A storer has more than it showed.
@@ -165,14 +207,15 @@ impl Gathered {
         self.is_truncated |= is_truncated;
     }
 
-    /// What stands, what was withdrawn, and whether there may be more.
-    pub(super) fn finish(self) -> (Vec<FoundRecord>, Vec<VerifiedRecord>, bool) {
-        let latest = self.latest.into_values();
-        let (withdrawn, standing): (Vec<_>, _) =
-            latest.partition(|found| found.record.record.withdrawn);
-        let withdrawn = withdrawn.into_iter().map(|found| found.record);
-        (standing, withdrawn.collect(), self.is_truncated)
+    /// All that has come, and whether there may be more.
+    pub(super) fn finish(self) -> (Words, bool) {
+        (words(self.latest.values().map(Latest::found)), self.is_truncated)
     }
+}
+
+fn words(all: impl Iterator<Item = FoundRecord>) -> Words {
+    let (withdrawn, standing): (Vec<_>, _) = all.partition(|found| found.record.record.withdrawn);
+    (standing, withdrawn.into_iter().map(|found| found.record).collect())
 }
 
 fn digest_of(signed: &message::SignedRecord) -> [u8; 32] {
@@ -236,7 +279,8 @@ mod tests {
             assert_eq!(gathered.add_all(world.now, &mut verifier, records, (storer, None)), 0);
         }
         let latest = gathered.latest.into_iter().map(|(publisher, found)| {
-            (publisher, found.record.record.order(), found.addresses.into_iter().collect())
+            let places = found.places.into_iter().map(|(place, _)| place);
+            (publisher, found.record.record.order(), places.collect())
         });
         latest.collect()
     }

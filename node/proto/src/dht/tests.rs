@@ -276,6 +276,22 @@ fn announced_before_anybody_is_there_it_is_stored_when_somebody_comes() {
 }
 
 #[test]
+fn what_a_serving_peer_keeps_alone_it_announces_again_until_another_keeps_it() {
+    let mut net = Net::new();
+    let a = net.peer("r", true);
+    assert_eq!(net.announce(a, "cart.add"), 1, "itself");
+    let rounds = |net: &mut Net| {
+        net.outputs.clear();
+        net.pass(Duration::from_secs(60));
+        net.outputs.remove(&a).unwrap_or_default().len()
+    };
+    assert!(rounds(&mut net) > 1);
+    net.add(Place::Bootstrap, true);
+    net.pass(Duration::from_secs(5));
+    assert_eq!(rounds(&mut net), 0);
+}
+
+#[test]
 fn a_peer_of_one_realm_learns_nothing_of_another() {
     let mut net = Net::new();
     let infrastructure = net.add(Place::Bootstrap, true);

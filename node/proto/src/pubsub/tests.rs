@@ -1,9 +1,7 @@
 //! One node's subscriptions and publishes, with the DHT played by the test.
 
-use std::time::{Duration, Instant};
-
 use super::*;
-use crate::directory::IDLE;
+use crate::directory::{CAPACITY, IDLE};
 
 const ME: NodeId = NodeId::from_bytes([0; 20]);
 const ALICE: NodeId = NodeId::from_bytes([1; 20]);
@@ -150,6 +148,42 @@ fn publishes_of_a_topic_that_wait_keep_their_order() {
     let said = desk.said();
     let sent: Vec<_> = said.iter().filter(|word| word.starts_with("send")).collect();
     assert_eq!(sent, ["send a to 1", "send b to 1", "send c to 1"]);
+}
+
+#[test]
+fn a_publish_waits_no_longer_than_it_may_and_goes_to_those_that_are_known_by_then() {
+    let mut desk = Desk::new();
+    desk.publish("room.temp", "a");
+    desk.publish("hall.temp", "b");
+    desk.said();
+    desk.news("room", &[(ALICE, "room.temp")], false, false);
+    desk.pass(WAIT - Duration::from_millis(1));
+    assert_eq!(desk.said(), [""; 0]);
+    assert_eq!(desk.pubsub.poll_timeout().unwrap().at, desk.now.instant + Duration::from_millis(1));
+    desk.pass(Duration::from_millis(1));
+    assert_eq!(desk.said(), ["send a to 1", "published 1 to 1", "2: timeout"]);
+    assert_eq!(desk.pubsub.waiting_bytes, 0);
+}
+
+#[test]
+fn a_subscriber_under_a_name_that_made_room_is_not_sent_to_any_more() {
+    let mut desk = Desk::new();
+    desk.publish("room.temp", "a");
+    desk.found("room", &[(ALICE, "room.temp")]);
+    desk.found("*", &[]);
+    desk.said();
+    desk.pass(Duration::from_millis(1));
+    for n in 0..CAPACITY {
+        desk.publish(&format!("hall{n}.temp"), "b");
+        desk.found(&format!("hall{n}"), &[]);
+        desk.found("*", &[]);
+    }
+    let said = desk.said();
+    assert!(said.contains(&"forget room".to_owned()));
+    desk.publish("room.temp", "c");
+    desk.found("*", &[]);
+    desk.found("room", &[]);
+    assert_eq!(desk.said().last().unwrap(), &format!("published {} to 0", CAPACITY + 2));
 }
 
 #[test]

@@ -112,6 +112,42 @@ fn a_call_of_an_unknown_procedure_finds_a_provider_and_asks_it() {
 }
 
 #[test]
+fn a_call_does_not_wait_for_the_end_of_a_look_that_has_shown_a_provider() {
+    let mut desk = Desk::new();
+    desk.call();
+    desk.said();
+    desk.news(&[ALICE], false, false);
+    assert_eq!(desk.said(), ["ask 1"]);
+    desk.answer(Err(Code::Unreachable));
+    assert_eq!(desk.said(), [""; 0], "the look goes on");
+    desk.news(&[ALICE, BOB], false, false);
+    assert_eq!(desk.said(), ["ask 2"]);
+    desk.answer(Err(Code::NoProvider));
+    desk.found(&[ALICE, BOB]);
+    assert_eq!(desk.said(), ["1: no_provider"], "and has shown nobody else");
+}
+
+#[test]
+fn a_provider_that_was_not_where_one_storer_says_is_asked_where_others_say() {
+    let mut desk = Desk::new();
+    let places = |places: &[&str]| places.iter().map(|it| it.parse().unwrap()).collect();
+    let told = |desk: &mut Desk, addresses: &[&str], looked| {
+        let contact = Contact { id: ALICE, addresses: places(addresses) };
+        let changes = vec![(ALICE, Some(contact))];
+        desk.rpc.handle_news(desk.now, "add", News { changes, looked, held: false });
+        desk.said()
+    };
+    desk.call();
+    desk.said();
+    assert_eq!(told(&mut desk, &["10.9.9.9:1"], false), ["ask 1"]);
+    desk.answer(Err(Code::Unreachable));
+    assert_eq!(told(&mut desk, &["10.9.9.9:1"], false), [""; 0], "nobody was there");
+    assert_eq!(told(&mut desk, &["10.0.0.1:1", "10.9.9.9:1"], false), ["ask 1"]);
+    desk.answer(Err(Code::Unreachable));
+    assert_eq!(told(&mut desk, &["10.9.9.9:1", "10.0.0.1:1"], true), ["1: no_provider"]);
+}
+
+#[test]
 fn of_two_providers_the_faster_is_chosen_and_of_many_the_slowest_hardly_ever() {
     let mut desk = Desk::knowing(&[ALICE, BOB, CAROL]);
     let took = |node| match node {
