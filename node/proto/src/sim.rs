@@ -15,7 +15,7 @@
 //! | `weather` | loss, cuts, machines that sleep, clocks that are wrong |
 //! | `hostile` | members that misbehave |
 //! | `laws`, `witness` | what must hold at every moment |
-//! | `meter`, `trail` | what it costs: bytes, and rounds of lookups |
+//! | `meter` | what it costs in bytes |
 //! | `story` | the hash of everything that happened |
 //! | `plan`, `life`, `run` | a scenario, what applications do in it, and its telling |
 //! | `report`, `chart` | what came of it, as a table and as a picture |
@@ -35,7 +35,6 @@ pub mod plan;
 pub mod report;
 pub mod run;
 mod story;
-mod trail;
 mod weather;
 mod witness;
 
@@ -51,7 +50,6 @@ use ring::digest;
 
 use crate::dht::{self, K, Me, Trust};
 use crate::engine::{Engine, Output, RequestId};
-use crate::key::Key;
 use crate::time::Now;
 use crate::wire::Contact;
 
@@ -135,7 +133,6 @@ pub struct Swarm {
     witness: Witness,
     ledger: laws::Ledger,
     broken: Vec<Broken>,
-    trails: BTreeMap<(NodeId, Key), trail::Trail>,
     meter: Meter,
     told: u64,
     story: Story,
@@ -171,7 +168,7 @@ struct Node {
     paths: BTreeMap<NodeId, Path>,
     /// Requests that were sent and wait for an answer, whom they were sent to, and of a lookup that is
     /// followed, its target.
-    asked: BTreeMap<RequestId, (NodeId, Option<Key>)>,
+    asked: BTreeMap<RequestId, NodeId>,
     /// Requests that were cancelled while they waited for a link.
     cancelled: BTreeSet<RequestId>,
 }
@@ -218,7 +215,6 @@ impl Swarm {
             witness: Witness::default(),
             ledger: laws::Ledger::default(),
             broken: Vec::new(),
-            trails: BTreeMap::new(),
             meter: Meter::default(),
             told: 0,
             story: Story::new(),

@@ -52,7 +52,7 @@ pub(super) struct Gathered {
     realm: RealmName,
     key: Key,
     latest: BTreeMap<NodeId, Latest>,
-    /// Those of whom something was not taken yet.
+    /// Those of whom there is something that [`Gathered::take_fresh`] has not shown.
     fresh: BTreeSet<NodeId>,
     /// SHA-256 of each record that was verified, since k storers show the same ones.
     seen: BTreeMap<[u8; 32], NodeId>,
@@ -196,10 +196,13 @@ impl Gathered {
         }
     }
 
-    /// What has come since it was taken last.
+    /// What has come since it was taken last, of those publishers that two storers have met at the same place:
+    /// whoever goes where one liar says waits in vain.
     pub(super) fn take_fresh(&mut self) -> Words {
-        let fresh = std::mem::take(&mut self.fresh);
-        words(fresh.iter().map(|publisher| self.latest[publisher].found()))
+        let latest = &self.latest;
+        let is_agreed =
+            |publisher: &NodeId| latest[publisher].places.iter().any(|(_, storers)| *storers > 1);
+        words(self.fresh.extract_if(.., is_agreed).map(|publisher| latest[&publisher].found()))
     }
 
     /// A storer has more than it showed.
@@ -283,6 +286,32 @@ mod tests {
             (publisher, found.record.record.order(), places.collect())
         });
         latest.collect()
+    }
+
+    #[test]
+    fn where_a_publisher_is_most_storers_say_and_one_alone_is_not_taken_at_its_word() {
+        let (world, words) = words();
+        let realm = realm("r");
+        let key = Key::of(&realm, Kind::Provider, NAME);
+        let (mut gathered, mut verifier) =
+            (Gathered::new(realm, key), Verifier::new(world.trust()));
+        let mut shown = |place: &str| {
+            let addresses = vec![place.parse::<SocketAddr>().unwrap().into()];
+            let records = vec![message::StoredRecord { addresses, ..words[0].clone() }];
+            let storer = NodeId::from_bytes([9; 20]);
+            gathered.add_all(world.now, &mut verifier, records, (storer, None));
+            let (fresh, _) = gathered.take_fresh();
+            fresh.into_iter().flat_map(|it| it.addresses).map(|it| it.to_string()).collect()
+        };
+        let nobody: [String; 0] = [];
+        let mut told: Vec<String> = shown("10.9.9.9:1");
+        assert_eq!(told, nobody);
+        told = shown("10.0.0.1:1");
+        assert_eq!(told, nobody);
+        told = shown("10.0.0.1:1");
+        assert_eq!(told, ["10.0.0.1:1", "10.9.9.9:1"]);
+        told = shown("10.0.0.1:1");
+        assert_eq!(told, nobody, "nothing that was not said");
     }
 
     proptest! {

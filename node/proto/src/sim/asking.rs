@@ -59,8 +59,7 @@ impl Swarm {
             self.meter.count(Cause::Ping, 2, 2 * meter::on_the_wire(8));
             return self.foresee(takes, Event::Probed { from, to, link, pending });
         }
-        let trail = self.trail_of(from, to, &pending.body);
-        self.node(from).asked.insert(pending.id, (to, trail));
+        self.node(from).asked.insert(pending.id, to);
         if let request::Body::Store(message::Store { record: Some(record), .. })
         | request::Body::Delete(message::Delete { record: Some(record) }) = &pending.body
         {

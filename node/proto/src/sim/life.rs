@@ -62,7 +62,7 @@ pub(super) struct Outcome {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Cost {
     pub(super) asked: usize,
-    pub(super) rounds: Option<u32>,
+    pub(super) rounds: usize,
     pub(super) took: Duration,
     /// Of the twenty nearest, which share was found.
     pub(super) agreed: Option<f64>,
@@ -88,8 +88,8 @@ struct Deed {
 
 #[derive(Debug)]
 enum What {
-    Nodes { lookup: LookupId, target: Key, nearest: Vec<NodeId> },
-    Values { lookup: LookupId, target: Key, wanted: Wanted },
+    Nodes { lookup: LookupId, nearest: Vec<NodeId> },
+    Values { lookup: LookupId, wanted: Wanted },
     Publish { number: u64, wanted: Wanted },
     Call { number: u64, wanted: Wanted },
 }
@@ -193,6 +193,13 @@ impl Life {
         }
     }
 
+    /// What befell nodes for good has ended.
+    pub(super) fn recover(&mut self, now: Duration) {
+        for until in self.disturbed.values_mut() {
+            *until = now.min(*until);
+        }
+    }
+
     /// What a node does until then is excused.
     pub(super) fn excuse(&mut self, id: NodeId, until: Duration) {
         let known = self.disturbed.entry(id).or_default();
@@ -232,23 +239,20 @@ impl Life {
         let target = Key::from_bytes(self.rng.random());
         let scope = Scope::Realm(realm);
         let nearest = nearest(swarm, from, target, &scope);
-        swarm.follow(from, target, &scope);
         let lookup = swarm.command(from, |engine, now| engine.find_nodes(now, target, scope));
         self.awaited.insert((from, lookup));
-        self.deed(swarm, from, PATIENCE, What::Nodes { lookup, target, nearest });
+        self.deed(swarm, from, PATIENCE, What::Nodes { lookup, nearest });
     }
 
     fn look_for_values(&mut self, swarm: &mut Swarm) {
         let Some((from, realm)) = self.anybody(swarm) else { return };
         let Some(name) = self.some_procedure(swarm, from, &realm) else { return };
         let wanted = self.wanted(swarm, from, &realm, |role| role.procedures.contains(&name));
-        let target = Key::of(&realm, Kind::Provider, name.as_str());
-        swarm.follow(from, target, &Scope::Realm(realm.clone()));
         let lookup = swarm.command(from, |engine, now| {
             engine.find_values(now, &realm, Kind::Provider, name.as_str())
         });
         self.awaited.insert((from, lookup));
-        self.deed(swarm, from, PATIENCE, What::Values { lookup, target, wanted });
+        self.deed(swarm, from, PATIENCE, What::Values { lookup, wanted });
     }
 
     fn publish(&mut self, swarm: &mut Swarm) {

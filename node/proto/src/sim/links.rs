@@ -233,7 +233,7 @@ impl Swarm {
     fn interrupt(&mut self, at: NodeId, other: NodeId) {
         let now = self.now_at(at);
         let node = self.node(at);
-        let asked = node.asked.iter().filter(|(_, (to, _))| *to == other);
+        let asked = node.asked.iter().filter(|(_, to)| **to == other);
         let lost: Vec<RequestId> = asked.map(|(id, _)| *id).collect();
         for id in lost {
             node.asked.remove(&id);

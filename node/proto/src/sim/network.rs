@@ -261,10 +261,7 @@ impl Swarm {
             (Stream::Request(id), Frame::Request(request)) => self.serve(from, to, id, request),
             (Stream::Response(id), Frame::Response(response)) => {
                 let now = self.now_at(to);
-                if let Some((_, trail)) = self.node(to).asked.remove(&id) {
-                    if let (Some(target), Some(body)) = (trail, &response.body) {
-                        self.on_named(to, target, from, body);
-                    }
+                if self.node(to).asked.remove(&id).is_some() {
                     if let Some(response::Body::Values(values)) = &response.body
                         && self.nodes[&from].hostile.is_none()
                     {

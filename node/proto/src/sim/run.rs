@@ -20,7 +20,7 @@ use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 
 use super::life::{Life, Outcome};
-use super::plan::{Plan, Step, Who};
+use super::plan::{Aim, Plan, Step, Who};
 use super::report::{Rate, Report, Spread, Success};
 use super::{Hostility, JOINING, Meter, Options, Swarm, Tenant, Weather};
 
@@ -38,6 +38,8 @@ const ANNOUNCED: Duration = Duration::from_secs(200);
 const IN_USE: Duration = Duration::from_secs(20);
 /// After ten seconds somebody new subscribes every half second, twenty times.
 const WATCHING: Duration = Duration::from_secs(30);
+/// Seconds, for each of which it is judged whether all is well again after a cut.
+const HEALED_SPAN: u64 = 5;
 /// How long each of these lasts in a brief run.
 const BRIEFLY: Duration = Duration::from_secs(3);
 /// In a mesh of at least so many nodes one deed of each sort is begun in each step; in smaller ones fewer.
@@ -160,7 +162,7 @@ pub fn run(plan: &Plan, tell: &mut dyn FnMut(Progress<'_>)) -> Report {
         nodes: plan.nodes,
         serving: plan.serving,
         hostile: plan.hostile,
-        rounds: Spread::of(lookups.iter().filter_map(|it| it.rounds.map(f64::from))),
+        rounds: Spread::of(lookups.iter().map(|it| it.rounds as f64)),
         asked: Spread::of(lookups.iter().map(|it| it.asked as f64)),
         took_ms: Spread::of(lookups.iter().map(|it| it.took.as_secs_f64() * 1000.0)),
         agreed: Spread::of(lookups.iter().filter_map(|it| it.agreed)),
@@ -175,7 +177,7 @@ pub fn run(plan: &Plan, tell: &mut dyn FnMut(Progress<'_>)) -> Report {
         busy,
         sizes,
         memory: memory as f64 / plan.nodes as f64,
-        healed: last_heal.map(|heal| healed(&life.outcomes, heal)),
+        healed: last_heal.map(|heal| healed(&life.outcomes, heal, least(&plan.aims))),
         failures: failures.take(12).collect(),
         elapsed: swarm.elapsed(),
         wall: began.elapsed(),
@@ -187,21 +189,30 @@ pub fn run(plan: &Plan, tell: &mut dyn FnMut(Progress<'_>)) -> Report {
     }
 }
 
-/// How long after this until what is begun succeeds as it should: no later failures but one in a hundred.
-fn healed(outcomes: &[Outcome], heal: Duration) -> Duration {
-    let mut after: Vec<_> = outcomes.iter().filter(|it| it.began >= heal).collect();
-    after.sort_by_key(|it| it.began);
-    let (mut tried, mut failed) = (0_usize, 0_usize);
-    let mut healed = heal;
-    for outcome in after.iter().rev() {
-        tried += 1;
-        failed += usize::from(outcome.failure.is_some());
-        if outcome.failure.is_some() && failed * 100 > tried {
-            healed = outcome.began;
-            break;
-        }
+/// Which share must succeed for all to be well.
+fn least(aims: &[Aim]) -> f64 {
+    let shares = aims.iter().filter_map(|aim| match aim {
+        Aim::Lookups(share) | Aim::Publishes(share) | Aim::Calls(share) => Some(*share),
+        Aim::Rounds(_) | Aim::Idle(_) | Aim::Heals(_) => None,
+    });
+    shares.fold(0.99, f64::min)
+}
+
+/// How long after this until all is well for good: the end of the last five seconds in which more of what was
+/// begun failed than may, and more than one.
+fn healed(outcomes: &[Outcome], heal: Duration, least: f64) -> Duration {
+    let mut spans: BTreeMap<u64, (usize, usize)> = BTreeMap::new();
+    for outcome in outcomes.iter().filter(|it| it.began >= heal) {
+        let (tried, failed) =
+            spans.entry((outcome.began - heal).as_secs() / HEALED_SPAN).or_default();
+        *tried += 1;
+        *failed += usize::from(outcome.failure.is_some());
     }
-    healed - heal
+    let is_ill = |(tried, failed): &(usize, usize)| {
+        *failed > 1 && (*failed as f64) > *tried as f64 * (1.0 - least)
+    };
+    let last = spans.iter().rev().find(|(_, span)| is_ill(span));
+    Duration::from_secs(last.map_or(0, |(at, _)| (at + 1) * HEALED_SPAN))
 }
 
 struct Run<'a> {
@@ -391,7 +402,10 @@ impl Run<'_> {
                 }
                 self.swarm.mute(&nodes);
             }
-            Step::Heal => self.swarm.heal(),
+            Step::Heal => {
+                self.life.recover(self.swarm.elapsed());
+                self.swarm.heal();
+            }
             Step::Pause { share, lasts } => {
                 let nodes = self.those(Who::Share(share));
                 let until = self.swarm.elapsed() + lasts;

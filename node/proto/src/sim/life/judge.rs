@@ -73,13 +73,12 @@ impl Life {
             || swarm.engine(from).me().incarnation != incarnation
             || self.disturbed.get(&from).is_some_and(|until| *until >= began);
         let (sort, ended, result, cost) = match what {
-            What::Nodes { lookup, target, nearest } => {
+            What::Nodes { lookup, nearest } => {
                 let found = self.found.remove(&(from, lookup));
                 let ended = found.is_some();
                 let (result, cost) = match found {
                     None => (Err("it did not end".to_owned()), None),
                     Some((at, found)) => {
-                        let rounds = swarm.rounds(from, target, &found);
                         let alive: Vec<_> =
                             nearest.into_iter().filter(|id| swarm.is_awake(*id)).collect();
                         let has = |id: &NodeId| found.closest.iter().any(|it| it.id == *id);
@@ -93,7 +92,7 @@ impl Life {
                         };
                         let cost = Cost {
                             asked: found.asked,
-                            rounds,
+                            rounds: found.rounds,
                             took: at - began,
                             agreed: Some(agreed),
                         };
@@ -102,13 +101,12 @@ impl Life {
                 };
                 (Sort::Nodes, ended, result, cost)
             }
-            What::Values { lookup, target, wanted } => {
+            What::Values { lookup, wanted } => {
                 let found = self.found.remove(&(from, lookup));
                 let ended = found.is_some();
                 let (result, cost) = match found {
                     None => (Err("it did not end".to_owned()), None),
                     Some((at, found)) => {
-                        let rounds = swarm.rounds(from, target, &found);
                         let publishers = found.records.iter().map(|it| it.record.publisher.id);
                         let publishers: BTreeSet<_> = publishers.collect();
                         let wanted = self.still(swarm, from, began, &wanted);
@@ -125,8 +123,12 @@ impl Life {
                                 found.answered
                             )),
                         };
-                        let cost =
-                            Cost { asked: found.asked, rounds, took: at - began, agreed: None };
+                        let cost = Cost {
+                            asked: found.asked,
+                            rounds: found.rounds,
+                            took: at - began,
+                            agreed: None,
+                        };
                         (result, Some(cost))
                     }
                 };
