@@ -31,7 +31,7 @@ pub mod budget;
 mod follow;
 mod gather;
 pub mod keep;
-mod lease;
+pub(crate) mod lease;
 pub(crate) mod limits;
 pub mod lookup;
 mod replicate;

@@ -54,7 +54,7 @@ use crate::time::Now;
 use crate::wire::Contact;
 
 use cast::Cast;
-use event::{Event, Path};
+use event::{Asked, Event, Path};
 pub use hostile::Hostility;
 pub use laws::{Broken, Law};
 pub use meter::{Cause, Meter, Traffic};
@@ -166,9 +166,8 @@ struct Node {
     /// The earliest wake-up that is foreseen.
     wake: Option<Instant>,
     paths: BTreeMap<NodeId, Path>,
-    /// Requests that were sent and wait for an answer, whom they were sent to, and of a lookup that is
-    /// followed, its target.
-    asked: BTreeMap<RequestId, NodeId>,
+    /// Requests that were sent and wait for an answer.
+    asked: BTreeMap<RequestId, Asked>,
     /// Requests that were cancelled while they waited for a link.
     cancelled: BTreeSet<RequestId>,
 }

@@ -15,8 +15,8 @@ use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 
 #[test]
-fn whoever_may_see_a_realm_finds_the_same_holders_of_its_keys_but_for_one_of_twenty() {
-    for seed in 0..4 {
+fn whoever_may_see_a_realm_finds_the_same_holders_of_its_keys() {
+    for seed in 0..8 {
         let tenant = |name: &str, servers, clients| {
             let realm = name.parse().unwrap();
             Tenant { realm, servers, clients }
@@ -52,9 +52,7 @@ fn whoever_may_see_a_realm_finds_the_same_holders_of_its_keys_but_for_one_of_twe
                 // An asker does not find itself.
                 let expected: Vec<_> =
                     nearest.iter().filter(|id| **id != asker).take(K).copied().collect();
-                // One of twenty may be missed: a table has no place for it, or a request to it failed.
-                let missed = expected.iter().filter(|id| !found.contains(id)).count();
-                assert!(missed <= 1, "seed {seed}: {asker} missed {missed} of those near {key}");
+                assert_eq!(found, expected, "seed {seed}: what {asker} finds near {key}");
             }
         }
     }

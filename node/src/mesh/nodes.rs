@@ -58,7 +58,7 @@ pub(super) struct Pending {
     pub(super) body: message::request::Body,
     pub(super) timeout: Duration,
     pub(super) repeatable: bool,
-    /// Whether it went back to waiting before, because its link was dead.
+    /// Whether it went back to waiting before, because its link was dead or ended.
     pub(super) again: bool,
 }
 

@@ -325,6 +325,7 @@ impl Context {
                         link.close(Code::Unreachable, "did not answer a ping");
                         Event::Again { link, pending }
                     }
+                    Some(Asked::Ended(pending)) => Event::Again { link, pending },
                 };
                 // Without a receiver nobody waits for it.
                 let _ = events.send(event).await;
@@ -335,7 +336,10 @@ impl Context {
 
 enum Asked {
     Response(Result<response::Body, Fault>),
+    /// It was not asked: the link does not answer.
     Dead(Pending),
+    /// The link ended, perhaps since nobody had used it, and what was asked may be asked again.
+    Ended(Pending),
 }
 
 async fn ask(link: &Link, pending: Pending) -> Asked {
@@ -349,13 +353,19 @@ async fn ask(link: &Link, pending: Pending) -> Asked {
     }
     let answered = async {
         tokio::select! {
-            answer = exchange(link, pending.body) => answer,
-            fault = silence(link) => Err(fault),
+            answer = exchange(link, pending.body.clone()) => match answer {
+                Err(Fault { code: Code::Unreachable | Code::Interrupted, .. })
+                    if pending.repeatable && !pending.again => None,
+                answer => Some(answer),
+            },
+            fault = silence(link) => Some(Err(fault)),
         }
     };
-    let result = tokio::time::timeout(pending.timeout, answered).await;
-    let late = || Err(Fault::new(Code::Timeout, "no answer before the deadline"));
-    Asked::Response(result.unwrap_or_else(|_| late()))
+    match tokio::time::timeout(pending.timeout, answered).await {
+        Ok(Some(result)) => Asked::Response(result),
+        Ok(None) => Asked::Ended(pending),
+        Err(_) => Asked::Response(Err(Fault::new(Code::Timeout, "no answer before the deadline"))),
+    }
 }
 
 /// Ends when the link turns out to be dead, and closes it.

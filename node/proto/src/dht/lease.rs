@@ -25,7 +25,7 @@ use crate::wire::{Contact, message};
 use message::{request, response};
 
 /// The longest lease. It is renewed from half of it on, which keeps the connection in use.
-pub(super) const LEASE: Duration = Duration::from_secs(90);
+pub(crate) const LEASE: Duration = Duration::from_secs(90);
 /// The most leases of one node: as many keys as it may publish under.
 pub(super) const MAX_OF_NODE: usize = 1024;
 /// The most leases on one key.

@@ -6,7 +6,9 @@ use bytes::BytesMut;
 use macula_identity::NodeId;
 
 use super::Swarm;
-use super::event::{Event, PROBE_AFTER, PROBE_TIMEOUT, Path, Pending, Stream, cause_of_request};
+use super::event::{
+    Asked, DIAL_TIMEOUT, Event, PROBE_AFTER, PROBE_TIMEOUT, Path, Pending, Stream, cause_of_request,
+};
 use super::meter::{self, Cause};
 use crate::error::{Code, Fault};
 use crate::pubsub::{Message, flow};
@@ -17,8 +19,6 @@ use message::request;
 impl Swarm {
     pub(super) fn ask(&mut self, from: NodeId, to: &Contact, pending: Pending) {
         let now = self.now_at(from);
-        // Nobody is where a liar says that somebody is.
-        let at = to.addresses.first().and_then(|it| self.by_address.get(it)).copied();
         let node = self.node(from);
         match node.paths.get_mut(&to.id) {
             Some(Path::Up(_)) => return self.ask_over_link(from, to.id, pending),
@@ -35,7 +35,7 @@ impl Swarm {
         }
         let path = Path::Dialling { waiting: vec![pending], outbox: Vec::new() };
         node.paths.insert(to.id, path);
-        self.dial(from, to.id, at, Expected::Node(to.id));
+        self.dial_each(from, to);
     }
 
     pub(super) fn ask_over_link(&mut self, from: NodeId, to: NodeId, pending: Pending) {
@@ -59,7 +59,9 @@ impl Swarm {
             self.meter.count(Cause::Ping, 2, 2 * meter::on_the_wire(8));
             return self.foresee(takes, Event::Probed { from, to, link, pending });
         }
-        self.node(from).asked.insert(pending.id, to);
+        let may_repeat = pending.repeatable && !pending.again;
+        let again = may_repeat.then(|| Pending { again: true, ..pending.clone() });
+        self.node(from).asked.insert(pending.id, Asked { to, again });
         if let request::Body::Store(message::Store { record: Some(record), .. })
         | request::Body::Delete(message::Delete { record: Some(record) }) = &pending.body
         {
@@ -107,14 +109,22 @@ impl Swarm {
             Some(Path::Failed { until }) if now.instant < *until => return,
             Some(Path::Failed { .. }) | None => {}
         }
-        let addresses = node.engine.contact(to).map(|contact| contact.addresses.clone());
-        let Some(first) = addresses.and_then(|addresses| addresses.first().copied()) else {
-            return;
-        };
+        let contact = node.engine.contact(to).filter(|contact| !contact.addresses.is_empty());
+        let Some(contact) = contact.cloned() else { return };
         let path = Path::Dialling { waiting: Vec::new(), outbox: vec![message.clone()] };
         node.paths.insert(to, path);
-        let at = self.by_address.get(&first).copied();
-        self.dial(from, to, at, Expected::Node(to));
+        self.dial_each(from, &contact);
+    }
+
+    /// Dials a node at each of these addresses, one after the other. Nobody is where a liar says that somebody
+    /// is.
+    fn dial_each(&mut self, from: NodeId, to: &Contact) {
+        let met = |address| self.by_address.get(address).copied();
+        let here = to.addresses.iter().position(|address| met(address) == Some(to.id));
+        let last = here.unwrap_or(to.addresses.len() - 1);
+        let at = met(&to.addresses[last]);
+        let after = DIAL_TIMEOUT * u32::try_from(last).expect("addresses are few");
+        self.dial(from, to.id, at, Expected::Node(to.id), after);
     }
 
     pub(super) fn send_over_link(&mut self, from: NodeId, to: NodeId, message: &Message) {

@@ -98,13 +98,21 @@ pub(super) enum Stream {
     Flow(u64),
 }
 
-/// A request that waits for a link.
+/// A request that was sent.
 #[derive(Debug)]
+pub(super) struct Asked {
+    pub(super) to: NodeId,
+    /// What is asked again should the link end, if it may be.
+    pub(super) again: Option<Pending>,
+}
+
+/// A request that waits for a link.
+#[derive(Clone, Debug)]
 pub(super) struct Pending {
     pub(super) id: RequestId,
     pub(super) body: request::Body,
     pub(super) repeatable: bool,
-    /// Whether it went back to waiting before, because its link was dead.
+    /// Whether it went back to waiting before, because its link was dead or ended.
     pub(super) again: bool,
 }
 

@@ -3,7 +3,7 @@
 //! Each holds a certificate of its own, so it can say what it likes and cannot sign for others. The honest
 //! engine runs on beneath: what it would have answered is what gets twisted.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,11 +15,12 @@ use rand::seq::IndexedRandom;
 use super::Swarm;
 use super::event::{Event, Pending};
 use crate::dht::K;
+use crate::dht::lease::LEASE;
 use crate::engine::RequestId;
 use crate::error::{Code, Fault};
-use crate::key::Key;
+use crate::key::{Key, Kind};
 use crate::name::ProcedureName;
-use crate::wire::{Contact, message};
+use crate::wire::{Contact, MAX_ADDRESSES, message};
 use message::{request, response};
 
 /// What a hostile server does.
@@ -47,11 +48,15 @@ pub enum Hostility {
     Floods,
     /// It answers as late as it may.
     AnswersSlowly,
+    /// It shows records as they are, and says that their publishers are met where nobody is.
+    MisplacesPublishers,
+    /// It asks for names of other realms that it guesses, and leaves leases there.
+    GuessesNames,
 }
 
 impl Hostility {
     /// All of them; a hostile share of a mesh is dealt them in turn.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::LiesAboutNeighbours,
         Self::NamesItselfClosest,
         Self::DropsStores,
@@ -63,6 +68,8 @@ impl Hostility {
         Self::StuffsSets,
         Self::Floods,
         Self::AnswersSlowly,
+        Self::MisplacesPublishers,
+        Self::GuessesNames,
     ];
 
     /// As a scenario names it.
@@ -80,6 +87,8 @@ impl Hostility {
             Self::StuffsSets => "stuffs-sets",
             Self::Floods => "floods",
             Self::AnswersSlowly => "answers-slowly",
+            Self::MisplacesPublishers => "misplaces-publishers",
+            Self::GuessesNames => "guesses-names",
         }
     }
 }
@@ -92,6 +101,8 @@ const VICTIMS: usize = 10;
 const LATE: Duration = Duration::from_millis(1_700);
 /// Junk records in one answer.
 const JUNK: usize = 100;
+/// Of so many names one is guessed.
+const GUESSES: usize = 8;
 /// Requests of a hostile node's own; its engine does not know them.
 const MISCHIEF: u64 = 1 << 63;
 
@@ -210,15 +221,24 @@ impl Hostile {
         }
     }
 
+    /// As many addresses as may be, where nobody is.
+    fn misplace(&mut self, stored: message::StoredRecord) -> message::StoredRecord {
+        let addresses = (0..MAX_ADDRESSES).map(|_| self.nowhere()).collect();
+        message::StoredRecord { addresses, ..stored }
+    }
+
+    fn nowhere(&mut self) -> message::Address {
+        let ip: [u8; 4] = [198, 18, self.rng.random(), self.rng.random()];
+        message::Address { ip: Bytes::copy_from_slice(&ip), port: 9443 }
+    }
+
     /// A made-up node that shares ten bytes with the target, at an address where nobody is.
     fn nobody_near(&mut self, target: &Bytes) -> message::Contact {
         let mut id = target.to_vec();
         for byte in id.iter_mut().skip(10) {
             *byte = self.rng.random();
         }
-        let ip: [u8; 4] = [198, 18, self.rng.random(), self.rng.random()];
-        let address = message::Address { ip: Bytes::copy_from_slice(&ip), port: 9443 };
-        message::Contact { id: id.into(), addresses: vec![address] }
+        message::Contact { id: id.into(), addresses: vec![self.nowhere()] }
     }
 
     fn records(&mut self, honest: Vec<message::StoredRecord>) -> Vec<message::StoredRecord> {
@@ -242,7 +262,13 @@ impl Hostile {
                 }
                 all
             }
-            Hostility::StuffsBuckets | Hostility::Floods | Hostility::AnswersSlowly => honest,
+            Hostility::MisplacesPublishers => {
+                honest.into_iter().map(|it| self.misplace(it)).collect()
+            }
+            Hostility::StuffsBuckets
+            | Hostility::Floods
+            | Hostility::AnswersSlowly
+            | Hostility::GuessesNames => honest,
         }
     }
 
@@ -280,7 +306,7 @@ impl Swarm {
         let contact = Contact { id: node, addresses: vec![it.address] };
         self.accomplices.push(contact);
         match kind {
-            Hostility::StuffsBuckets | Hostility::Floods => {
+            Hostility::StuffsBuckets | Hostility::Floods | Hostility::GuessesNames => {
                 self.foresee(MISCHIEF_EVERY, Event::Mischief(node));
             }
             _ => {}
@@ -312,6 +338,9 @@ impl Swarm {
 
     pub(super) fn on_mischief(&mut self, id: NodeId) {
         self.foresee(MISCHIEF_EVERY, Event::Mischief(id));
+        if self.hostility(id) == Some(Hostility::GuessesNames) {
+            return self.guess(id);
+        }
         let everybody: Vec<NodeId> = self.nodes.keys().copied().collect();
         let node = self.node(id);
         let Some(hostile) = &mut node.hostile else { return };
@@ -322,8 +351,6 @@ impl Swarm {
                 continue;
             }
             let hostile = self.node(id).hostile.as_mut().expect("it was hostile just now");
-            hostile.requests += 1;
-            let request = RequestId(MISCHIEF + hostile.requests);
             let target = Bytes::copy_from_slice(&hostile.rng.random::<[u8; 20]>());
             let body = match hostile.kind {
                 Hostility::Floods => {
@@ -331,9 +358,40 @@ impl Swarm {
                 }
                 _ => request::Body::Ping(message::Ping {}),
             };
-            let contact = Contact { id: victim, addresses: vec![self.nodes[&victim].address] };
-            let pending = Pending { id: request, body, repeatable: true, again: false };
-            self.ask(id, &contact, pending);
+            self.bother(id, victim, body);
+        }
+        self.settle(id);
+    }
+
+    fn bother(&mut self, id: NodeId, victim: NodeId, body: request::Body) {
+        let Some(hostile) = &mut self.node(id).hostile else { return };
+        hostile.requests += 1;
+        let request = RequestId(MISCHIEF + hostile.requests);
+        let contact = Contact { id: victim, addresses: vec![self.nodes[&victim].address] };
+        self.ask(id, &contact, Pending { id: request, body, repeatable: true, again: false });
+    }
+
+    /// Watches a name that another realm may have, with the servers nearest to its key.
+    fn guess(&mut self, id: NodeId) {
+        let mine = self.nodes[&id].me.identity.subject.realm().cloned();
+        let realms: BTreeSet<_> =
+            self.living().filter_map(|node| node.subject.realm().cloned()).collect();
+        let others: Vec<_> =
+            realms.into_iter().filter(|realm| Some(realm) != mine.as_ref()).collect();
+        let Some(hostile) = &mut self.node(id).hostile else { return };
+        let Some(realm) = others.choose(&mut hostile.rng) else { return };
+        let name = super::life::procedure(hostile.rng.random_range(0..GUESSES));
+        let key = Key::of(realm, Kind::Provider, name.as_str());
+        let servers = self.living().filter(|node| node.grants.server && node.id != id);
+        let mut servers: Vec<NodeId> = servers.map(|node| node.id).collect();
+        servers.sort_by_key(|server| key.distance(*server));
+        for server in servers.into_iter().take(VICTIMS) {
+            let body = request::Body::FindValue(message::FindValue {
+                key: Bytes::copy_from_slice(key.as_bytes()),
+                lease_ms: u32::try_from(LEASE.as_millis()).expect("a lease is short"),
+                ..message::FindValue::default()
+            });
+            self.bother(id, server, body);
         }
         self.settle(id);
     }

@@ -376,6 +376,6 @@ fn nearest(swarm: &Swarm, from: NodeId, target: Key, scope: &Scope) -> Vec<NodeI
     nearest
 }
 
-fn procedure(n: usize) -> ProcedureName {
+pub(super) fn procedure(n: usize) -> ProcedureName {
     format!("service{n}.run").parse().expect("a procedure of this form is one")
 }

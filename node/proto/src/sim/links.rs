@@ -8,14 +8,14 @@ use macula_identity::NodeId;
 use rand::Rng;
 use rand::seq::SliceRandom;
 
-use super::event::{DIAL_AGAIN_AFTER, DIAL_TIMEOUT, Event, Link, Path};
+use super::event::{Asked, DIAL_AGAIN_AFTER, DIAL_TIMEOUT, Event, Link, Path};
 use super::meter::{self, Cause};
 use super::{SEEDS, Swarm};
 use crate::engine::RequestId;
 use crate::error::{Code, Fault};
 use crate::pubsub::flow;
 use crate::realm::{Expected, judge};
-use crate::wire::FrameDecoder;
+use crate::wire::{Contact, FrameDecoder};
 
 /// How often links that nothing uses are looked for.
 pub(super) const LOOK_AFTER: Duration = Duration::from_secs(5);
@@ -79,25 +79,26 @@ impl Swarm {
         for seed in to_dial {
             let path = Path::Dialling { waiting: Vec::new(), outbox: Vec::new() };
             self.node(node).paths.insert(seed, path);
-            self.dial(node, seed, Some(seed), Expected::Bootstrap);
+            self.dial(node, seed, Some(seed), Expected::Bootstrap, Duration::ZERO);
         }
         self.settle(node);
     }
 
-    /// A handshake and the exchange of Hellos, with whoever is there.
+    /// A handshake and the exchange of Hellos, with whoever is there, after so long.
     pub(super) fn dial(
         &mut self,
         from: NodeId,
         to: NodeId,
         at: Option<NodeId>,
         expected: Expected,
+        after: Duration,
     ) {
-        let began = self.now.instant;
+        let began = self.now.instant + after;
         let takes = match at.filter(|at| self.is_reachable(from, *at)) {
             Some(at) => self.handshake(from, at).min(DIAL_TIMEOUT),
             None => DIAL_TIMEOUT,
         };
-        self.foresee(takes, Event::Dialled { from, to, at, expected, began });
+        self.foresee(after + takes, Event::Dialled { from, to, at, expected, began });
     }
 
     pub(super) fn on_dialled(
@@ -174,7 +175,7 @@ impl Swarm {
             }
             Some(path @ Path::Up(_)) => {
                 self.meter_idle(at, path, now.instant);
-                self.interrupt(at, other);
+                self.interrupt(at, other, false);
             }
             Some(Path::Failed { .. }) | None => {}
         }
@@ -222,23 +223,33 @@ impl Swarm {
         let node = self.node(at);
         node.engine.handle_disconnected(now, other, failed);
         let is_seed = node.seeds.get(other).is_some();
-        self.interrupt(at, other);
+        self.interrupt(at, other, failed);
         if is_seed {
             self.foresee(NOTICED, Event::DialSeeds(at));
         }
         self.settle(at);
     }
 
-    /// Whoever waits for an answer over the link that was there waits in vain.
-    fn interrupt(&mut self, at: NodeId, other: NodeId) {
+    /// Whoever waits for an answer over the link that was there waits in vain. Unless it has failed, what may
+    /// be asked again is.
+    fn interrupt(&mut self, at: NodeId, other: NodeId, failed: bool) {
+        let mut waiting = Vec::new();
         let now = self.now_at(at);
         let node = self.node(at);
-        let asked = node.asked.iter().filter(|(_, to)| **to == other);
+        let asked = node.asked.iter().filter(|(_, asked)| asked.to == other);
         let lost: Vec<RequestId> = asked.map(|(id, _)| *id).collect();
         for id in lost {
-            node.asked.remove(&id);
+            let Some(Asked { again, .. }) = node.asked.remove(&id) else { continue };
+            if let Some(again) = again.filter(|_| !failed) {
+                waiting.push(again);
+                continue;
+            }
             let fault = Fault::new(Code::Interrupted, "its connection ended");
             node.engine.handle_response(now, id, Err(fault));
+        }
+        let contact = Contact { id: other, addresses: vec![self.nodes[&other].address] };
+        for again in waiting {
+            self.ask(at, &contact, again);
         }
     }
 
