@@ -41,6 +41,10 @@ metrics! {
     lookups_started: Counter = "Iterative DHT lookups begun";
     lookups_completed: Counter = "Iterative DHT lookups that ended, whatever they found";
     lookup_requests: Counter = "Requests sent by DHT lookups";
+    requests_over_budget: Counter = "Requests of other nodes refused because one asked too often";
+    records_refused: Counter = "DHT records refused, as a storer or as a reader";
+    records_evicted: Counter = "DHT records that made room for others";
+    records_replicated: Counter = "DHT records of others sent to where they belong";
     dht_contacts: Gauge = "Nodes in the DHT's routing tables";
     dht_records: Gauge = "DHT records stored for other nodes";
     dht_leases: Gauge = "Leases given to nodes that follow a key";

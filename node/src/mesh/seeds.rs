@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use macula_proto::Fault;
 use macula_proto::identity::NodeId;
 use rand::Rng;
+use rand::seq::IteratorRandom;
 
 /// Seeds that a peer keeps a connection to; infrastructure keeps one to each.
 const ENOUGH_FOR_A_PEER: usize = 3;
@@ -47,20 +48,22 @@ impl Seeds {
         }
     }
 
-    /// The seeds to dial now; they count as being dialled from here on.
+    /// The seeds to dial now; they count as being dialled from here on. A peer picks among them, so that
+    /// not all peers keep the same ones.
     pub(super) fn next_dials(&mut self, now: Instant, all: bool) -> Vec<SocketAddr> {
         let busy = self.seeds.values().filter(|seed| seed.node.is_some() || seed.dialling).count();
-        let wanted = if all { usize::MAX } else { ENOUGH_FOR_A_PEER.saturating_sub(busy) };
+        let most = self.seeds.len();
+        let wanted = if all { most } else { ENOUGH_FOR_A_PEER.saturating_sub(busy).min(most) };
         let due = self
             .seeds
             .iter_mut()
             .filter(|(_, seed)| seed.node.is_none() && !seed.dialling && seed.not_before <= now);
-        due.take(wanted)
-            .map(|(address, seed)| {
-                seed.dialling = true;
-                *address
-            })
-            .collect()
+        let picked = due.choose_multiple(&mut rand::rng(), wanted);
+        let dials = picked.into_iter().map(|(address, seed)| {
+            seed.dialling = true;
+            *address
+        });
+        dials.collect()
     }
 
     /// A dial led to this node.
@@ -144,7 +147,8 @@ mod tests {
         assert!(seeds.on_failed(now, first[0], fault.clone()), "news");
         assert!(!seeds.on_failed(now, first[0], fault.clone()), "the same again");
         assert_eq!(seeds.failed().collect::<Vec<_>>(), [(first[0], &fault)]);
-        assert_eq!(seeds.next_dials(now, false), [address(4)]);
+        let fourth = addresses.into_iter().find(|it| !first.contains(it)).unwrap();
+        assert_eq!(seeds.next_dials(now, false), [fourth]);
         assert_eq!(seeds.next_dials(now + LONGEST_PAUSE, true), [first[0]]);
     }
 

@@ -44,6 +44,10 @@ impl Actor {
         metrics.lookups_started.set_to(counters.lookups_started);
         metrics.lookups_completed.set_to(counters.lookups_finished);
         metrics.lookup_requests.set_to(counters.requests_sent);
+        metrics.requests_over_budget.set_to(counters.requests_over_budget);
+        metrics.records_refused.set_to(counters.records_refused);
+        metrics.records_evicted.set_to(counters.records_evicted);
+        metrics.records_replicated.set_to(counters.records_replicated);
         metrics.dht_contacts.set(dht.table_sizes().iter().map(|(_, size)| *size as u64).sum());
         metrics.dht_records.set(dht.records() as u64);
         metrics.dht_leases.set(dht.leases() as u64);
