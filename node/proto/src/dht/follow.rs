@@ -12,6 +12,7 @@
 
 #[cfg(feature = "fuzz")]
 mod check;
+mod suspect;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -24,7 +25,7 @@ use rand::Rng;
 use super::ask::{Goal, Purpose};
 use super::gather::{Found, FoundRecord, Gathered, Words};
 use super::lease::LEASE;
-use super::{Dht, LookupId, Output, RequestId, is_gone};
+use super::{Dht, LookupId, Output, RequestId};
 use crate::error::{Code, Fault};
 use crate::key::{Key, Kind, Scope};
 use crate::record::{MAX_TTL, VerifiedRecord};
@@ -50,11 +51,6 @@ const RETRY_WITHIN: Duration = Duration::from_secs(30);
 /// How many looks of upkeep are under way at a time: when all storers start again at once, a node that
 /// follows thousands of names shall not ask for all of them at once.
 pub(super) const MAX_LOOKS: usize = 16;
-/// A publisher that did not answer is asked again after this, then after twice as long.
-const ASK_AGAIN_AFTER: Duration = Duration::from_secs(2);
-/// And at the latest after this.
-const ASK_AGAIN_WITHIN: Duration = Duration::from_secs(15);
-
 /// A kind, and a name of that kind.
 type Name = (Kind, String);
 
@@ -74,7 +70,7 @@ pub(super) struct Following {
     names: BTreeMap<Key, Name>,
     due: BTreeSet<(Instant, Name)>,
     looks: usize,
-    suspects: BTreeMap<NodeId, Suspect>,
+    suspects: BTreeMap<NodeId, suspect::Suspect>,
     /// Those that wait to be asked again.
     suspects_due: BTreeSet<(Instant, NodeId)>,
 }
@@ -132,15 +128,6 @@ enum Shown {
     InLook,
 }
 
-/// A publisher that may be gone.
-#[derive(Debug)]
-struct Suspect {
-    /// It did not answer, and is not shown.
-    is_hidden: bool,
-    failures: u32,
-    next: Option<Instant>,
-}
-
 impl Following {
     /// When to call [`Dht::follow_due`].
     pub(super) fn poll_timeout(&self) -> Option<Deadline> {
@@ -153,10 +140,6 @@ impl Following {
 
     pub(super) fn len(&self) -> usize {
         self.all.len()
-    }
-
-    fn is_hidden(&self, publisher: NodeId) -> bool {
-        self.suspects.get(&publisher).is_some_and(|suspect| suspect.is_hidden)
     }
 
     /// Notes when the name is due next.
@@ -182,19 +165,6 @@ impl Following {
             self.due.remove(&(before, name.clone()));
         }
         self.due.extend(wake.map(|at| (at, name.clone())));
-    }
-
-    fn suspect_again(&mut self, node: NodeId, next: Option<Instant>) {
-        let Some(suspect) = self.suspects.get_mut(&node) else { return };
-        if let Some(before) = std::mem::replace(&mut suspect.next, next) {
-            self.suspects_due.remove(&(before, node));
-        }
-        self.suspects_due.extend(next.map(|at| (at, node)));
-    }
-
-    fn clear(&mut self, node: NodeId) {
-        self.suspect_again(node, None);
-        self.suspects.remove(&node);
     }
 }
 
@@ -657,18 +627,6 @@ impl Dht {
         of.map(|(name, _)| name.clone()).collect()
     }
 
-    /// Shows a publisher again, everywhere. What concerns this name the caller tells.
-    fn unhide(&mut self, publisher: NodeId, except: &Name) -> Option<Change> {
-        self.following.clear(publisher);
-        for name in self.names_of(publisher) {
-            if name != *except {
-                let change = self.shown(&name, publisher);
-                self.on_followed(&name, change.into_iter().collect(), false);
-            }
-        }
-        self.shown(except, publisher)
-    }
-
     /// The connection to a node has failed. If it publishes under a followed name it is asked whether
     /// it lives; if it stores one, another takes its place.
     pub(super) fn follow_failed(&mut self, now: Now, node: NodeId) {
@@ -678,71 +636,6 @@ impl Dht {
             self.lose_storer(now, &name, node);
         }
         self.suspect(now, node);
-    }
-
-    /// The node said that it leaves: nothing that it said stands any more, unless it says it again.
-    pub fn forget_publisher(&mut self, publisher: NodeId) {
-        self.following.clear(publisher);
-        for name in self.names_of(publisher) {
-            if let Some(followed) = self.following.all.get_mut(&name) {
-                followed.known.remove(&publisher);
-            }
-            self.on_followed(&name, vec![Change { publisher, says: None }], false);
-        }
-    }
-
-    /// Somebody says that this node is gone, or so it seems.
-    fn suspect(&mut self, now: Now, node: NodeId) {
-        // This node lives, whatever anybody says of it.
-        let is_me = node == self.me.identity.id;
-        let is_suspect = self.following.suspects.contains_key(&node);
-        if is_me || is_suspect || self.names_of(node).is_empty() {
-            return;
-        }
-        let suspect = Suspect { is_hidden: false, failures: 0, next: None };
-        self.following.suspects.insert(node, suspect);
-        self.ask_suspect(now, node);
-    }
-
-    fn ask_suspect(&mut self, now: Now, node: NodeId) {
-        self.following.suspect_again(node, None);
-        let Some(name) = self.names_of(node).into_iter().next() else {
-            return self.following.clear(node);
-        };
-        let known = &self.following.all[&name].known[&node];
-        let to = Contact { id: node, addresses: known.found.addresses.clone() };
-        self.send(now, to, request::Body::Ping(message::Ping {}), Purpose::Suspect);
-    }
-
-    /// A publisher that may be gone has answered, or has not.
-    pub(super) fn on_suspect_response(
-        &mut self,
-        now: Now,
-        node: NodeId,
-        result: &Result<response::Body, Fault>,
-    ) {
-        let Some(suspect) = self.following.suspects.get_mut(&node) else { return };
-        let was_hidden = suspect.is_hidden;
-        if !matches!(result, Err(fault) if is_gone(fault)) {
-            self.following.clear(node);
-            if was_hidden {
-                for name in self.names_of(node) {
-                    let change = self.shown(&name, node);
-                    self.on_followed(&name, change.into_iter().collect(), false);
-                }
-            }
-            return;
-        }
-        suspect.is_hidden = true;
-        suspect.failures += 1;
-        let pause = backoff(ASK_AGAIN_AFTER, suspect.failures, ASK_AGAIN_WITHIN);
-        let next = now.after(pause.mul_f64(self.rng.random_range(0.8..1.0)));
-        self.following.suspect_again(node, Some(next));
-        if !was_hidden {
-            for name in self.names_of(node) {
-                self.on_followed(&name, vec![Change { publisher: node, says: None }], false);
-            }
-        }
     }
 }
 
