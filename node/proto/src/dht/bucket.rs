@@ -128,6 +128,8 @@ impl Bucket {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const STALE: Duration = Duration::from_secs(60);
@@ -200,5 +202,76 @@ mod tests {
         remove(&mut bucket, 0);
         assert_eq!((bucket.len(), bucket.waiting.len()), (K, WAITING - 1));
         assert!(bucket.contacts().any(|known| known.id == contact(59).id));
+    }
+
+    /// What a bucket is, said plainly.
+    #[derive(Default)]
+    struct Model {
+        /// Who has a place, and when it was seen.
+        placed: Vec<(u32, u8)>,
+        /// The same of who waits, the newest last.
+        waiting: Vec<(u32, u8)>,
+    }
+
+    impl Model {
+        fn meet(&mut self, at: u32, n: u8) {
+            self.waiting.retain(|(_, waiting)| *waiting != n);
+            if self.hear(at, n) {
+                return;
+            }
+            if self.placed.len() < K {
+                return self.placed.push((at, n));
+            }
+            self.waiting.push((at, n));
+            let over = self.waiting.len().saturating_sub(WAITING);
+            self.waiting.drain(..over);
+        }
+
+        fn hear(&mut self, at: u32, n: u8) -> bool {
+            let known = self.placed.iter_mut().find(|(_, known)| *known == n);
+            known.map(|(seen, _)| *seen = at).is_some()
+        }
+
+        fn lose(&mut self, n: u8) {
+            let before = self.placed.len();
+            self.placed.retain(|(_, known)| *known != n);
+            self.waiting.retain(|(_, waiting)| *waiting != n);
+            if self.placed.len() < before {
+                self.placed.extend(self.waiting.pop());
+            }
+        }
+    }
+
+    proptest! {
+        /// Whoever has a place keeps it until it is gone, and they stand in the order in which they were seen.
+        #[test]
+        fn a_bucket_is_as_its_model_whatever_happens(
+            events in prop::collection::vec((0_u8..4, 0_u8..40), 0..200),
+        ) {
+            let began = Instant::now();
+            let (mut bucket, mut model) = (Bucket::default(), Model::default());
+            for (at, (event, n)) in (0_u32..).zip(events) {
+                let now = began + Duration::from_secs(1) * at;
+                match event {
+                    0 | 1 => {
+                        insert(&mut bucket, now, n);
+                        model.meet(at, n);
+                    }
+                    2 => {
+                        bucket.touch(now, contact(n).id);
+                        model.hear(at, n);
+                    }
+                    _ => {
+                        remove(&mut bucket, n);
+                        model.lose(n);
+                    }
+                }
+                model.placed.sort_unstable();
+                let placed: Vec<_> = model.placed.iter().map(|(_, n)| contact(*n)).collect();
+                prop_assert!(bucket.contacts().eq(&placed));
+                let waiting = model.waiting.iter().rev().map(|(_, n)| contact(*n));
+                prop_assert!(bucket.waiting().cloned().eq(waiting));
+            }
+        }
     }
 }

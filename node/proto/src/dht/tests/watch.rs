@@ -1,6 +1,7 @@
 //! What a node that follows a name is told, and what it does when nobody tells it.
 
-use proptest::prelude::{ProptestConfig, prop_assert_eq, proptest};
+use proptest::collection::vec;
+use proptest::prelude::{Just, ProptestConfig, Strategy, any, prop_assert_eq, proptest};
 use rand::Rng;
 use rand::seq::IndexedRandom;
 
@@ -360,6 +361,51 @@ proptest! {
         let told = listen(&mut net);
         let found: BTreeSet<_> = publishers(&net.find(follower, NAME)).into_iter().collect();
         prop_assert_eq!(told, found);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(16))]
+
+    /// Whatever storers show in whatever order, again or not at all but for the last word: what is told in the
+    /// end is each publisher's last word.
+    #[test]
+    fn what_is_told_does_not_depend_on_the_order_in_which_it_is_shown(
+        order in Just((0_u64..12).collect::<Vec<_>>()).prop_shuffle(),
+        again in vec(0_u64..12, 0..12),
+        last_stands in any::<[bool; 3]>(),
+    ) {
+        let (mut net, _, _, b) = mesh();
+        net.follow(b);
+        net.told(b);
+        let now = net.now;
+        let publisher = |n: u64| NodeId::from_bytes([n as u8 + 1; 20]);
+        let mut shown = BTreeSet::new();
+        for word in order.into_iter().chain(again) {
+            let (n, at) = (word % 3, word / 3);
+            let follower = net.nodes.get_mut(&b).unwrap();
+            let mut identity = follower.me.identity.clone();
+            identity.id = publisher(n);
+            let record = record::Record {
+                incarnation: at / 2,
+                sequence: at % 2,
+                withdrawn: if at == 3 { !last_stands[n as usize] } else { at == 1 },
+                expiry_ms: now.unix_ms + 60_000,
+                ..provider("r", NAME)
+            };
+            let signed = message::SignedRecord::default();
+            let verified = record::VerifiedRecord { record, publisher: identity.into(), signed };
+            follower.follow_own(now, &verified, Some("10.9.9.9:1".parse().unwrap()));
+            net.run();
+            for (sign, publisher) in net.told(b) {
+                match sign {
+                    '+' => shown.insert(publisher),
+                    _ => shown.remove(&publisher),
+                };
+            }
+        }
+        let standing = (0..3).filter(|n| last_stands[*n as usize]).map(publisher);
+        prop_assert_eq!(shown, standing.collect::<BTreeSet<_>>());
     }
 }
 
