@@ -185,7 +185,13 @@ pub fn run(plan: &Plan, tell: &mut dyn FnMut(Progress<'_>)) -> Report {
         frames: swarm.frames(),
         digest: swarm.digest(),
         broken: swarm.broken().first().cloned(),
-        aims: plan.aims.clone(),
+        // A brief run never comes to rest.
+        aims: plan
+            .aims
+            .iter()
+            .filter(|aim| !plan.is_brief || !matches!(aim, Aim::Idle(_)))
+            .copied()
+            .collect(),
     }
 }
 
