@@ -38,7 +38,12 @@ impl Actor {
                 if entry.link.as_ref().is_some_and(|live| live.link.is(&link)) {
                     entry.link = None;
                 }
-                entry.waiting.push(Pending { again: true, ..pending });
+                let pending = Pending { again: true, ..pending };
+                if entry.link.is_some() {
+                    // Another has taken its place.
+                    return self.ask(node, pending);
+                }
+                entry.waiting.push(pending);
                 self.dial(node, vec![address]);
             }
             Event::Messages(messages) => {
