@@ -78,6 +78,8 @@ pub(crate) async fn a_node_that_is_cut_off_is_not_counted_though_its_pod_stays_r
         }
     };
     let victim = story.bootstrap(2);
+    // The mesh may know it before its kubelet has said so.
+    victim.ready().await?;
     cut(story, &victim, "-I").await?;
     story.until_status(&mesh, "counts two of three", NOTICED, alive(2)).await?;
     story.becomes(&mesh, "Ready", "False").await?;
