@@ -43,6 +43,7 @@ test: ## formatting, lints and every test, the stories on a real cluster too (ST
 	$(CARGO) fmt --manifest-path node/examples/join/Cargo.toml --check
 	$(CARGO) fmt --manifest-path node/proto/fuzz/Cargo.toml --check
 	$(CARGO) clippy --workspace --all-targets --all-features -- -D warnings
+	$(CARGO) check --manifest-path bench/Cargo.toml
 	e2e/tested
 	$(CARGO) test --workspace --all-features
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" $(CARGO) doc --workspace --no-deps --document-private-items --all-features

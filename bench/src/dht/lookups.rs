@@ -213,6 +213,7 @@ fn node(
     let subject = authority.scope().subject(place, name.parse()?);
     let renewal = in_process::start(authority.clone(), Order::new(subject))?;
     let parts = Parts {
+        data_dir: None,
         listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
         source: renewal.source(),
         trouble: None,

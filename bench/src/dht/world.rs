@@ -109,7 +109,7 @@ pub(super) fn address(number: usize) -> SocketAddr {
 
 /// The request that brings a record.
 pub(super) fn store(record: &SignedRecord) -> request::Body {
-    request::Body::Store(Store { record: Some(record.clone()) })
+    request::Body::Store(Store { record: Some(record.clone()), addresses: Vec::new() })
 }
 
 /// Forgets what a node wants done, such as to look around after it has met somebody.
