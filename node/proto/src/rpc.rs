@@ -276,10 +276,9 @@ impl Rpc {
                 if fault.code == Code::NoProvider {
                     self.providers.forget(provider.id, call.procedure.as_str());
                 }
-                let at = provider.addresses;
-                let tried =
-                    call.tried.entry(provider.id).or_insert(Tried { fault, at: Vec::new() });
-                tried.at.extend(at);
+                let before = call.tried.remove(&provider.id).map(|tried| tried.at);
+                let at = before.into_iter().flatten().chain(provider.addresses).collect();
+                call.tried.insert(provider.id, Tried { fault, at });
                 self.counters.failovers += 1;
                 self.avoid(now, provider.id);
                 self.try_next(now, call_id);
